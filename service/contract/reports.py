@@ -1,0 +1,135 @@
+"""What a finished job says, exactly: teacher against student on a held-out split.
+
+Information is in nats, latency in seconds, sizes in bytes; intervals are 95%.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Data):
+    """An estimate and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Latency(_Data):
+    """Wall-clock time of one forward pass, measured in alternation with the teacher's."""
+
+    batch: int
+    median_seconds: float
+    iqr_seconds: float
+
+
+class ReliabilityBin(_Data):
+    """One equal-mass bin of confidences."""
+
+    confidence: float
+    accuracy: float
+    examples: int
+
+
+class Measures(_Data):
+    """One model on the evaluation split."""
+
+    accuracy: Interval | None = Field(None, description="Wilson interval; null without labels.")
+    nll: float | None = Field(None, description="Mean negative log-likelihood of the labels, in nats.")
+    predictive_entropy: float = Field(description="E H(p(x)), in nats.")
+    marginal_entropy: float = Field(description="H of the mean output, in nats.")
+    claimed_information: float = Field(
+        description="I(X;Ŷ) = marginal − predictive entropy; means what it says only for a calibrated model."
+    )
+    label_information: float | None = Field(
+        None, description="I(Y;Ŷ) from the confusion matrix, Miller–Madow; may be slightly negative."
+    )
+    calibration_error: float | None = Field(None, description="Expected calibration error, equal-mass bins.")
+    reliability: tuple[ReliabilityBin, ...] = ()
+    parameters: int
+    macs: int = Field(description="Multiply-accumulates for one example.")
+    bytes: int = Field(description="Size of model.safetensors on disk.")
+    latency: tuple[Latency, ...] = ()
+
+
+class McNemar(_Data):
+    """Exact test of equal accuracy: b examples only the teacher has right, c only the student."""
+
+    b: int
+    c: int
+    p_value: float
+
+
+class Comparison(_Data):
+    """A student against its teacher, over the same examples."""
+
+    agreement: Interval = Field(description="Share of examples with the same most likely class.")
+    agreement_on_teacher_errors: Interval | None = None
+    kl_teacher_student: Interval
+    kl_student_teacher: Interval
+    jensen_shannon: Interval
+    mcnemar: McNemar | None = None
+    latency_ratio: float = Field(description="Student's median latency over the teacher's, at the first batch size.")
+    macs_ratio: float
+    parameters_ratio: float
+
+
+class Selection(_Data):
+    """Which epoch became the artifact, and how the other candidate did on the same split."""
+
+    selected: Literal["best", "last"]
+    epoch: int = Field(description="Epoch of the artifact, from 1.")
+    other: Literal["best", "last"] | None = None
+    other_epoch: int | None = None
+    other_accuracy: Interval | None = None
+    other_nll: float | None = None
+
+
+class StageOutcome(_Data):
+    """What one stage of a job took, and where the model stood after it."""
+
+    name: str
+    seconds: float
+    accuracy: float | None = None
+    kl: float | None = None
+
+
+class Finding(_Data):
+    """A statement in plain words, with the numbers it rests on."""
+
+    text: str
+    numbers: dict[str, float]
+
+
+class Environment(_Data):
+    """Where the numbers were measured."""
+
+    device: str
+    threads: int
+    precision: str
+    versions: dict[str, str]
+
+
+class Report(_Data):
+    """The final comparison."""
+
+    job: str
+    split: str
+    examples: int
+    teacher: Measures
+    student: Measures
+    control: Measures | None = None
+    comparison: Comparison
+    control_comparison: Comparison | None = None
+    selection: Selection
+    environment: Environment
+    stages: tuple[StageOutcome, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+ReportData = dict[str, Any]
