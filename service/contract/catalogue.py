@@ -5,9 +5,9 @@ function, and a test checks that none is missing.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Frozen(BaseModel):
@@ -26,9 +26,12 @@ class ArchitectureOptions(Frozen):
     summary: ClassVar[str] = ""
 
     input_shape: tuple[Size, ...] | None = Field(
-        None, min_length=1, max_length=4, description="Shape of one example, without the batch: [channels, height, width].",
+        None,
+        min_length=1,
+        max_length=4,
+        description="Shape of one example, without the batch: [channels, height, width].",
         examples=[[1, 28, 28]],
-    )  # fmt: skip
+    )
     num_classes: int | None = Field(None, ge=2, le=1_000_000, description="Number of outputs.", examples=[10])
 
 
@@ -64,21 +67,28 @@ class ResNetOptions(ImageOptions):
 class WrnOptions(ImageOptions):
     summary = "Wide residual network; depth is 6n + 4."
     source = "Zagoruyko and Komodakis 2016; state-dict keys of the CIFAR-100 distillation tables"
-    depth: int = Field(16, ge=10, le=100, multiple_of=2)
+    depth: int = Field(16, ge=10, le=100, description="6n + 4: 10, 16, 22, 28, 34, 40, …")
     width: int = Field(2, ge=1, le=20, description="Widening factor.")
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        if (depth - 4) % 6:
+            raise ValueError(f"the depth of a wide residual network is 6n + 4 (10, 16, 22, 28, …); got {depth}")
+        return depth
 
 
 class VggOptions(ImageOptions):
     summary = "VGG with batch normalisation, for small images."
     source = "Simonyan and Zisserman 2015; state-dict keys of the CIFAR-100 distillation tables"
-    depth: int = Field(8, description="8, 11, 13, 16 or 19.", json_schema_extra={"enum": [8, 11, 13, 16, 19]})
+    depth: Literal[8, 11, 13, 16, 19] = 8
 
 
 class MobileNetV2Options(ImageOptions):
     summary = "MobileNetV2 for small images: inverted residuals with expansion 6."
     source = "Sandler et al. 2018; state-dict keys of the CIFAR-100 distillation tables"
-    width: float = Field(0.5, gt=0, le=4, description="Width multiplier.")
+    width: float = Field(0.5, ge=0.0625, le=4, description="Width multiplier.")
 
 
 RESNETS = (

@@ -29,7 +29,7 @@ from service.contract.records import (
     ModelRecord,
     ResourceState,
 )
-from service.contract.resources import kind_of
+from service.contract.resources import find
 from service.contract.specs import JobSpec
 
 S = JobState
@@ -91,9 +91,7 @@ def settle_inputs(session: Session, job_id: str) -> bool:
     inputs = session.scalars(select(JobInput.resource_id).where(JobInput.job_id == job_id)).all()
     pending = None
     for resource_id in sorted(inputs):
-        resource: ModelRecord | DatasetRecord | None = session.get(
-            kind_of(resource_id), resource_id, with_for_update={"read": True}
-        )
+        resource = find(session, resource_id, lock=True)
         if resource is None or resource.state == ResourceState.REJECTED:
             _fail_input(session, job_id, resource_id, resource)
             return False
@@ -114,9 +112,15 @@ def _fail_input(session: Session, job_id: str, resource_id: str, resource: Model
 
 
 def jobs_waiting_for(session: Session, resource_id: str) -> Sequence[str]:
-    """Return the queued jobs that wait for a resource's inspection."""
+    """Return the queued jobs that read a resource and wait for an inspection."""
     return session.scalars(
-        select(JobRecord.id).where(JobRecord.waiting_for == resource_id, JobRecord.state == S.QUEUED)
+        select(JobRecord.id)
+        .join(JobInput)
+        .where(
+            JobInput.resource_id == resource_id,
+            JobRecord.state == S.QUEUED,
+            JobRecord.waiting_for.is_not(None),
+        )
     ).all()
 
 

@@ -148,7 +148,7 @@ class Event(Record):
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]]
 
-    __table_args__: ClassVar = {"sqlite_autoincrement": True}  # an id is never given twice, even after deletions
+    __table_args__ = ({"sqlite_autoincrement": True},)  # an id is never given twice, even after deletions
 
 
 class Metric(Record):

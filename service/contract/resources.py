@@ -35,6 +35,14 @@ def kind_of(resource_id: str) -> type[ModelRecord] | type[DatasetRecord]:
     return KINDS[resource_id[:3]]
 
 
+def find(session: Session, resource_id: str, *, lock: bool = False) -> ModelRecord | DatasetRecord | None:
+    """Return a model or dataset; `lock` keeps it as it is until the transaction ends."""
+    mode = {"read": True} if lock else None
+    if kind_of(resource_id) is ModelRecord:
+        return session.get(ModelRecord, resource_id, with_for_update=mode)
+    return session.get(DatasetRecord, resource_id, with_for_update=mode)
+
+
 def files_of(session: Session, resource_id: str) -> dict[str, StoredFile]:
     """Return the files of a model or dataset by path."""
     rows = session.scalars(select(File).where(File.resource_id == resource_id).order_by(File.path))

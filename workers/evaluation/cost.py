@@ -64,9 +64,7 @@ def matrix_vector_flops(matrix: Sequence[int], vector: Sequence[int], **_: objec
     return 2 * rows * columns
 
 
-def biased_matrix_vector_flops(
-    _bias: Sequence[int], matrix: Sequence[int], vector: Sequence[int], **_: object
-) -> int:
+def biased_matrix_vector_flops(_bias: Sequence[int], matrix: Sequence[int], vector: Sequence[int], **_: object) -> int:
     """FLOPs of bias + matrix @ vector."""
     return matrix_vector_flops(matrix, vector)
 
@@ -80,8 +78,10 @@ MATRIX_VECTOR_FLOPS = {
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each module has its own mode again."""
+    # Flags are set one by one, because an exported program refuses `eval()`, whose work was done at its export.
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

@@ -36,9 +36,7 @@ STAGES = (
 
 def conv_norm(num_in: int, num_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
     """A convolution that keeps the resolution (up to its stride), and its batch norm."""
-    convolution = nn.Conv2d(
-        num_in, num_out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
-    )
+    convolution = nn.Conv2d(num_in, num_out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(num_out)]
 
 

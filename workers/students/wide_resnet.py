@@ -39,8 +39,9 @@ class PreactivationBlock(nn.Module):
         activated = F.relu(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         residual = F.relu(self.bn2(self.conv1(activated)))
-        residual = self.conv2(self.dropout(residual))
-        return shortcut + residual
+        residual = self.dropout(residual)
+        out: Tensor = shortcut + self.conv2(residual)
+        return out
 
 
 class Stage(nn.Module):
