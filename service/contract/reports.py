@@ -58,7 +58,7 @@ class Measures(_Data):
 
 
 class McNemar(_Data):
-    """Exact test of equal accuracy: b examples only the teacher has right, c only the student."""
+    """Exact test of equal accuracy: b examples only the first model (teacher or control) has right, c the other."""
 
     b: int
     c: int
@@ -66,17 +66,33 @@ class McNemar(_Data):
 
 
 class Comparison(_Data):
-    """A student against its teacher, over the same examples."""
+    """A student (or its control) against its teacher, over the same examples."""
 
     agreement: Interval = Field(description="Share of examples with the same most likely class.")
     agreement_on_teacher_errors: Interval | None = None
     kl_teacher_student: Interval
     kl_student_teacher: Interval
     jensen_shannon: Interval
+    accuracy_difference: Interval | None = Field(None, description="Student minus teacher, paired bootstrap.")
+    nll_difference: Interval | None = Field(None, description="Student minus teacher, in nats, paired bootstrap.")
+    predictive_entropy_difference: Interval | None = Field(
+        None, description="Student minus teacher, in nats, paired bootstrap; above 0 the student is less certain."
+    )
     mcnemar: McNemar | None = None
     latency_ratio: float = Field(description="Student's median latency over the teacher's, at the first batch size.")
     macs_ratio: float
     parameters_ratio: float
+
+
+class DistillationEffect(_Data):
+    """What the teacher's outputs added: student minus control, over the same examples, paired bootstrap."""
+
+    accuracy_difference: Interval | None = None
+    nll_difference: Interval | None = Field(None, description="In nats; below 0 the student is better.")
+    kl_difference: Interval = Field(
+        description="KL(teacher‖student) − KL(teacher‖control), in nats; below 0 the student is closer."
+    )
+    mcnemar: McNemar | None = None
 
 
 class Selection(_Data):
@@ -125,7 +141,8 @@ class Report(_Data):
     student: Measures
     control: Measures | None = None
     comparison: Comparison
-    control_comparison: Comparison | None = None
+    control_comparison: Comparison | None = Field(None, description="The control against the teacher.")
+    distillation_effect: DistillationEffect | None = Field(None, description="The student against the control.")
     selection: Selection
     environment: Environment
     stages: tuple[StageOutcome, ...] = ()

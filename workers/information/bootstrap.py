@@ -81,6 +81,8 @@ def resampled_means(rows: Tensor, resampling: Resampling = DEFAULT) -> Tensor:
     if not bool(torch.isfinite(rows).all()):
         broken = int((~torch.isfinite(rows)).sum())
         raise ValueError(f"{broken} values are infinite or NaN; an interval of their mean does not exist.")
+    if not rows.shape[0]:
+        raise ValueError("There are no rows to resample; a bootstrap needs at least 1.")
     flat = rows.reshape(rows.shape[0], -1)
     chunks = resample_weights(rows.shape[0], resampling)
     means = torch.cat([weights @ flat for weights in chunks]) / rows.shape[0]

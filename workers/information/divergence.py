@@ -28,7 +28,7 @@ from workers.information.units import in_base
 
 
 def divergence_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """p log(p/q) − p + q per class, from normalised log-probabilities that broadcast; each is ≥ 0, nats.
+    """Divergence per class, p log(p/q) − p + q, from log-probabilities that broadcast; nats, each ≥ 0.
 
     A class without mass in P contributes q, one with mass in P and none in Q is infinite.
     """

@@ -48,7 +48,8 @@ class Estimate:
 def plug_in_entropy(counts: Tensor) -> Tensor:
     """Ĥ = −Σ (n/N) log(n/N) of counts (..., K) -> (...), float64 nats; any number of tables at once."""
     counts = counts.double()
-    return torch.special.entr(counts / counts.sum(-1, keepdim=True)).sum(-1)
+    terms: Tensor = torch.special.entr(counts / counts.sum(-1, keepdim=True))
+    return terms.sum(-1)
 
 
 def plug_in_mutual_information(table: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class ActivationHistogram:
         cells = (units * self._keys_per_unit + grid_key(values, self.mantissa_bits)) * self.num_labels
         if labels is not None:
             cells = cells + checked_labels(labels, len(values), self.num_labels).to(cells.device)[:, None]
-        distinct, counts = cells.unique(return_counts=True)
+        distinct, counts = torch.unique(cells, return_counts=True)
         self._add(distinct.cpu(), counts.cpu())
         self.num_rows += len(values)
 
@@ -89,7 +89,7 @@ class ActivationHistogram:
         bounds = torch.tensor([unit * span, (unit + 1) * span])
         start, stop = torch.searchsorted(self.cells, bounds).tolist()
         keys = self.cells[start:stop] - unit * span
-        distinct, position = (keys // self.num_labels).unique(return_inverse=True)
+        distinct, position = torch.unique(keys // self.num_labels, return_inverse=True)
         table = torch.zeros(len(distinct), self.num_labels, dtype=torch.int64)
         table[position, keys % self.num_labels] = self.counts[start:stop]
         return grid_value(distinct, self.mantissa_bits), table
@@ -107,7 +107,7 @@ class ActivationHistogram:
         return 1 << (9 + self.mantissa_bits)  # sign, 8 bits of exponent, mantissa
 
     def _add(self, cells: Tensor, counts: Tensor) -> None:
-        self.cells, position = torch.cat([self.cells, cells]).unique(return_inverse=True)
+        self.cells, position = torch.unique(torch.cat([self.cells, cells]), return_inverse=True)
         total = torch.zeros(len(self.cells), dtype=torch.int64)
         self.counts = total.index_add_(0, position, torch.cat([self.counts, counts]))
 

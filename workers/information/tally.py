@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from workers.information.binning import checked_labels
+from workers.information.bootstrap import Resampling
 from workers.information.entropy import entropy
 from workers.information.estimators import (
     Estimate,
     EstimatorName,
     estimate_mutual_information,
 )
-from workers.information.bootstrap import Resampling
 from workers.information.probability import log_softmax, weighted
 from workers.information.units import nats_per_unit
 

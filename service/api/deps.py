@@ -1,0 +1,79 @@
+"""What routes ask for: the parts of the service, and who is calling."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from celery import Celery
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from service.api.doorbell import Doorbell
+from service.api.idempotency import InFlight
+from service.api.part_files import PartFiles
+from service.contract.database import Database
+from service.contract.errors import Forbidden, NotFound, Unauthenticated
+from service.contract.records import DatasetRecord, JobRecord, ModelRecord, Upload
+from service.contract.settings import Settings
+from service.contract.storage import LocalStorage
+from service.keys import Caller, Scope, authenticate
+
+ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
+Row = TypeVar("Row", JobRecord, ModelRecord, DatasetRecord, Upload)
+NAMES = {JobRecord: "job", ModelRecord: "model", DatasetRecord: "dataset", Upload: "upload"}
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts that requests share."""
+
+    settings: Settings
+    database: Database
+    storage: LocalStorage
+    celery: Celery
+    doorbell: Doorbell
+    parts: PartFiles
+    in_flight: InFlight
+
+
+async def _services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="ApiKey", description="An API key: `Authorization: Bearer sh_…`. See `keys create`."
+)
+
+
+def requires(scope: Scope) -> Callable[..., Caller]:
+    """Return the dependency that lets a caller with this scope pass."""
+
+    def caller(
+        services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
+    ) -> Caller:
+        if credentials is None or not credentials.credentials:
+            raise Unauthenticated("no API key was given; send it as Authorization: Bearer sh_…")
+        with services.database.read() as session:
+            found = authenticate(session, credentials.credentials)
+        if not found.may(scope):
+            raise Forbidden(f"this key may {', '.join(sorted(found.scopes))}; this needs the scope {scope}")
+        return found
+
+    return caller
+
+
+Reader = Annotated[Caller, Depends(requires("read"))]
+Submitter = Annotated[Caller, Depends(requires("submit"))]
+
+
+def owned(session: Session, record: type[Row], identifier: str, caller: Caller, **options: Any) -> Row:
+    """Return the caller's row; another owner's is as absent as one that never was. Raises NotFound."""
+    row = session.get(record, identifier, **options) if ID.fullmatch(identifier) else None
+    if row is None or row.owner != caller.owner:
+        raise NotFound(f"there is no {NAMES[record]} {identifier[:64]}")
+    return row

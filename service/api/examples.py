@@ -1,0 +1,163 @@
+"""Examples of every body, as documentation and for tests; each validates against its model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+UPLOAD = "upl_01ktcz5vwm9j6p2n4qe8rhsxtb"
+MODEL = "mdl_01ktcz5vwm9j6p2n4qe8rhsxtb"
+DATASET = "dat_01ktcz6h4x0t8v3w7pc5dnmgae"
+JOB = "job_01ktczc2q5y8n4s6bk1gx7wfrj"
+SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+NOW = "2026-01-05T09:30:00.000Z"
+
+RESNET20 = {"name": "resnet20", "options": {"input_shape": [1, 28, 28], "num_classes": 10}}
+RESNET8 = {"name": "resnet8", "options": {"input_shape": [1, 28, 28], "num_classes": 10}}
+MODEL_REQUEST = {
+    "name": "teacher",
+    "files": {"model.safetensors": UPLOAD},
+    "architecture": RESNET20,
+    "labels": {"team": "vision"},
+}
+DATASET_REQUEST = {
+    "name": "digits",
+    "files": {"data.npz": UPLOAD},
+    "splits": {"validation": 0.1, "test": 0.2, "seed": 0, "stratify": True},
+    "transform": {"normalize": {"mean": [0.13], "std": [0.31]}},
+}
+TRAINING = {
+    "epochs": 30,
+    "batch_size": 128,
+    "optimizer": {"name": "adamw", "lr": 0.001, "weight_decay": 0.01},
+    "schedule": {"name": "cosine", "warmup_epochs": 1},
+    "early_stopping": None,
+    "precision": "auto",
+}
+JOB_REQUEST = {
+    "type": "distill",
+    "teacher": MODEL,
+    "dataset": DATASET,
+    "seed": 0,
+    "student": {"architecture": {"name": "resnet8", "options": {}}},
+    "config": {
+        "objective": {"name": "kd", "temperature": 3.0, "alpha": 0.5, "label_smoothing": 0.0},
+        "training": TRAINING,
+        "control": False,
+    },
+    "labels": {"team": "vision"},
+}
+SPEC = JOB_REQUEST | {"student": {"architecture": RESNET8}, "deadline_seconds": None}
+MODEL_REQUESTS: dict[str, Any] = {"weights": {"summary": "Weights of a built-in architecture", "value": MODEL_REQUEST}}
+DATASET_REQUESTS: dict[str, Any] = {"arrays": {"summary": "Arrays, to be divided", "value": DATASET_REQUEST}}
+JOB_REQUESTS: dict[str, Any] = {
+    "distill": {"summary": "Distil into a smaller network", "value": JOB_REQUEST},
+    "shortest": {
+        "summary": "Every default",
+        "value": {key: JOB_REQUEST[key] for key in ("type", "teacher", "dataset", "student")},
+    },
+}
+
+
+def _file(kind: str, resource: str, path: str) -> dict[str, Any]:
+    return {"path": path, "size": 1090000, "sha256": SHA256, "url": f"/v1/{kind}/{resource}/files/{path}"}
+
+
+def _links(kind: str, resource: str) -> dict[str, str]:
+    return {"self": f"/v1/{kind}/{resource}", "archive": f"/v1/{kind}/{resource}/archive"}
+
+
+MODEL_VIEW = {
+    "id": MODEL, "name": "teacher", "state": "ready", "error": None, "created_at": NOW,
+    "labels": {"team": "vision"}, "files": [_file("models", MODEL, "model.safetensors")],
+    "links": _links("models", MODEL), "bytes": 1090000, "architecture": RESNET20, "lineage": None,
+    "format": "safetensors", "parameters": 272186, "macs": 31260000,
+    "inputs": [{"name": "input", "shape": ["batch", 1, 28, 28], "dtype": "float32"}],
+    "outputs": [{"name": "logits", "shape": ["batch", 10], "dtype": "float32"}], "units": None,
+}  # fmt: skip
+DATASET_VIEW = {
+    "id": DATASET, "name": "digits", "state": "ready", "error": None, "created_at": NOW, "labels": {},
+    "files": [_file("datasets", DATASET, "data.npz")], "links": _links("datasets", DATASET),
+    "bytes": 3920000, "task": "classification", "splits": {"train": 3500, "validation": 500, "test": 1000},
+    "input_shape": [1, 28, 28], "dtype": "uint8", "num_classes": 10, "class_counts": {"test": [100] * 10},
+    "range": [0.0, 255.0], "labelled": True, "scaling": {"factor": 0.00392156862745098},
+    "division": {"named": False, "seed": 0, "stratify": True},
+    "transform": {"normalize": {"mean": [0.13], "std": [0.31]}},
+}  # fmt: skip
+JOB_VIEW = {
+    "id": JOB, "type": "distill", "done": False, "state": "running", "reason": None,
+    "stage": {"name": "train student", "index": 2, "total": 5},
+    "progress": {"fraction": 0.4, "step": 320, "total_steps": 800, "eta_seconds": 41.0, "updated_at": NOW},
+    "attempt": 1, "queue_position": None, "heartbeat_at": NOW, "durations": {"queued": 0.2, "running": None},
+    "result": None, "error": None, "links": {"self": f"/v1/jobs/{JOB}", "events": f"/v1/jobs/{JOB}/events"},
+    "spec": SPEC, "warnings": [], "labels": {"team": "vision"}, "created_at": NOW, "started_at": NOW,
+    "finished_at": None,
+}  # fmt: skip
+
+
+def _interval(value: float, half: float = 0.01) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def _measures(accuracy: float, parameters: int, macs: int) -> dict[str, Any]:
+    return {
+        "accuracy": _interval(accuracy), "nll": 0.09, "predictive_entropy": 0.07, "marginal_entropy": 2.3,
+        "claimed_information": 2.23, "label_information": 2.18, "calibration_error": 0.008,
+        "reliability": [{"confidence": 0.99, "accuracy": 0.985, "examples": 67}], "parameters": parameters,
+        "macs": macs, "bytes": 4 * parameters,
+        "latency": [{"batch": 1, "median_seconds": 0.0021, "iqr_seconds": 0.0002}],
+    }  # fmt: skip
+
+
+REPORT = {
+    "job": JOB, "split": "test", "examples": 1000, "teacher": _measures(0.98, 272186, 31260000),
+    "student": _measures(0.97, 77754, 9530000), "control": None,
+    "comparison": {
+        "agreement": _interval(0.975), "agreement_on_teacher_errors": _interval(0.4, 0.2),
+        "kl_teacher_student": _interval(0.04), "kl_student_teacher": _interval(0.05),
+        "jensen_shannon": _interval(0.012, 0.003), "mcnemar": {"b": 18, "c": 8, "p_value": 0.076},
+        "latency_ratio": 0.45, "macs_ratio": 0.305, "parameters_ratio": 0.286,
+    },
+    "control_comparison": None,
+    "selection": {"selected": "best", "epoch": 27, "other": "last", "other_epoch": 30,
+                  "other_accuracy": _interval(0.969), "other_nll": 0.1},
+    "environment": {"device": "cpu", "threads": 2, "precision": "float32", "versions": {"torch": "2.13.0"}},
+    "stages": [{"name": "train student", "seconds": 71.2, "accuracy": 0.97, "kl": 0.04}],
+    "findings": [{"text": "The student answers as its teacher does on 97.5% of the examples.",
+                  "numbers": {"agreement": 0.975}}],
+}  # fmt: skip
+EVENT = {"id": 17, "at": NOW, "kind": "state", "data": {"state": "running"}}
+WORKER = {
+    "id": "wrk_01ktcz1p8n", "queue": "jobs", "alive": True, "busy": True, "job_id": JOB, "started_at": NOW,
+    "heartbeat_at": NOW, "facts": {"device": "cpu", "threads": 2},
+}  # fmt: skip
+ENTRY = {
+    "name": "resnet8", "summary": "Residual network for small images (three stages).", "source": "He et al. 2016",
+    "options": {"type": "object", "properties": {"num_classes": {"type": "integer"}}},
+}  # fmt: skip
+
+
+def _page(item: dict[str, Any]) -> dict[str, Any]:
+    return {"items": [item], "next_page_token": None}
+
+
+EXAMPLES: Mapping[str, Any] = {
+    "UploadDone": {"id": UPLOAD, "size": 60000, "sha256": SHA256},
+    "UploadBegun": {"id": UPLOAD, "offset": 0, "length": 60000},
+    "ModelView": MODEL_VIEW,
+    "ModelPage": _page(MODEL_VIEW),
+    "DatasetView": DATASET_VIEW,
+    "DatasetPage": _page(DATASET_VIEW),
+    "JobView": JOB_VIEW,
+    "JobPage": _page(JOB_VIEW),
+    "Validation": {
+        "valid": True, "resolved": SPEC, "reachable": True, "floor": None, "pinned": [], "warnings": [],
+    },
+    "CancelRequest": {},
+    "EventPage": _page(EVENT),
+    "Series": {"series": {"validation/accuracy": [[100, 0.91], [200, 0.93]]}},
+    "Report": REPORT,
+    "Catalogue": _page(ENTRY),
+    "Objectives": _page(ENTRY | {"name": "kd", "presets": {"cifar100": {"temperature": 4.0, "alpha": 0.1}}}),
+    "WorkerPage": _page(WORKER),
+    "Alive": {"status": "alive"},
+    "Ready": {"status": "ready", "checks": [{"name": "database", "ok": True, "detail": "answers"}]},
+}  # fmt: skip

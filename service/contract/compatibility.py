@@ -1,0 +1,113 @@
+"""Whether a teacher, a dataset and a job fit together: a pure check of what inspection found.
+
+The service asks when a job is submitted and both are ready; workers ask again before they start,
+because at submission the inputs may still have been under inspection.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from service.contract.errors import FieldError, Invalid
+from service.contract.specs import ArchitectureStudent, JobSpec
+
+Facts = Mapping[str, Any]
+
+
+def check(teacher: Facts, dataset: Facts, spec: JobSpec, student: Facts | None = None) -> None:
+    """Raise Invalid, naming every field that does not fit.
+
+    `teacher`, `dataset` and `student` (where the student is a registered model) are facts as
+    inspection recorded them; what they leave unknown (None or absent) is not judged.
+    """
+    wrong = [
+        *_shapes(teacher, dataset),
+        *_labels(dataset, spec),
+        *_splits(dataset, spec),
+        *_student(teacher, spec, student),
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise Invalid(f"{wrong[0].pointer}: {wrong[0].detail}{more}", errors=wrong)
+
+
+def input_shape_of(model: Facts) -> list[int] | None:
+    """Return the shape of one example that a model takes, without the batch."""
+    return _example_shape(model.get("inputs"))
+
+
+def num_classes_of(model: Facts) -> int | None:
+    """Return the number of a model's outputs, when it has one row of them."""
+    shape = _example_shape(model.get("outputs"))
+    return shape[0] if shape is not None and len(shape) == 1 else None
+
+
+def _example_shape(tensors: Any) -> list[int] | None:
+    if not tensors or any(not isinstance(size, int) for size in tensors[0]["shape"][1:]):
+        return None
+    return list(tensors[0]["shape"][1:])
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def _shapes(teacher: Facts, dataset: Facts) -> Iterator[FieldError]:
+    takes, given = input_shape_of(teacher), dataset.get("input_shape")
+    if _differ(takes, given if given is None else list(given)):
+        yield FieldError(pointer="/dataset", detail=f"its inputs have shape {given}; the teacher takes {takes}")
+    outputs, classes = num_classes_of(teacher), dataset.get("num_classes")
+    if outputs is not None and classes is not None and classes > outputs and dataset.get("labelled") is not False:
+        yield FieldError(pointer="/dataset", detail=f"it has {classes} classes; the teacher has {outputs} outputs")
+
+
+def _labels(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
+    if dataset.get("labelled") is not False:
+        return
+    config = spec.config
+    if config.objective.alpha > 0:
+        detail = f"alpha is {config.objective.alpha:g} and the dataset has no labels; use alpha 0"
+        yield FieldError(pointer="/config/objective/alpha", detail=detail)
+    if config.control:
+        detail = "a control is trained on the labels alone and the dataset has none; leave it out"
+        yield FieldError(pointer="/config/control", detail=detail)
+    stopping = config.training.early_stopping
+    if stopping is not None and stopping.monitor == "accuracy":
+        detail = "accuracy needs labels and the dataset has none; monitor the loss"
+        yield FieldError(pointer="/config/training/early_stopping/monitor", detail=detail)
+
+
+def _splits(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
+    splits = dataset.get("splits")
+    if splits is None:
+        return
+    for name, purpose in (("train", "train on"), ("test", "write the report on")):
+        if not splits.get(name):
+            yield FieldError(pointer="/dataset", detail=f"its {name} split is empty; there is nothing to {purpose}")
+    if splits.get("validation"):
+        return
+    training = spec.config.training
+    if training.early_stopping is not None:
+        detail = "the dataset's validation split is empty, and stopping early looks at it; leave it out"
+        yield FieldError(pointer="/config/training/early_stopping", detail=detail)
+    if training.select == "best":
+        detail = 'the dataset\'s validation split is empty, so no epoch can be called the best; use "last"'
+        yield FieldError(pointer="/config/training/select", detail=detail)
+
+
+def _student(teacher: Facts, spec: JobSpec, student: Facts | None) -> Iterator[FieldError]:
+    takes, outputs = input_shape_of(teacher), num_classes_of(teacher)
+    if isinstance(spec.student, ArchitectureStudent):
+        options = spec.student.architecture.options
+        shape = None if options.input_shape is None else list(options.input_shape)
+        classes, pointer = options.num_classes, "/student/architecture/options"
+        shape_pointer, classes_pointer = f"{pointer}/input_shape", f"{pointer}/num_classes"
+    elif student is not None:
+        shape, classes = input_shape_of(student), num_classes_of(student)
+        shape_pointer = classes_pointer = "/student/model"
+    else:
+        return
+    if _differ(takes, shape):
+        yield FieldError(pointer=shape_pointer, detail=f"the student takes {shape}; the teacher takes {takes}")
+    if _differ(outputs, classes):
+        detail = f"the student has {classes} outputs; the teacher has {outputs}"
+        yield FieldError(pointer=classes_pointer, detail=detail)

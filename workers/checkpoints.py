@@ -1,0 +1,88 @@
+"""The recorded checkpoint of a job: stored, found again by its hash, and cleared away.
+
+The one before the last is kept too: should the last not be what was recorded (a flipped bit), the
+job resumes from its predecessor. The number of threads is recorded with it, because the same
+threads are needed for the same bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+from structlog import get_logger
+
+from service.contract.database import Database
+from service.contract.errors import NotFound
+from service.contract.records import JobRecord
+from service.contract.resources import unreferenced
+from service.contract.storage import Storage, StoredFile, hash_file
+
+log = get_logger(__name__)
+
+
+class Earlier(BaseModel):
+    """A stored checkpoint after `step` steps."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    size: int
+    step: int
+
+
+class Checkpoint(Earlier):
+    """What a job's row holds of its last checkpoint."""
+
+    num_threads: int
+    previous: Earlier | None = None
+
+    def followed_by(self, file: StoredFile, step: int) -> "Checkpoint":
+        """Return the record of a newer checkpoint."""
+        before = Earlier(sha256=self.sha256, size=self.size, step=self.step)
+        return Checkpoint(sha256=file.sha256, size=file.size, step=step, num_threads=self.num_threads, previous=before)
+
+    @property
+    def digests(self) -> list[str]:
+        """The files that this record needs."""
+        return [self.sha256] + ([self.previous.sha256] if self.previous else [])
+
+
+def recorded(row: Mapping[str, Any] | None) -> Checkpoint | None:
+    """Read what a job's row holds."""
+    return None if row is None else Checkpoint.model_validate(row)
+
+
+def restore(storage: Storage, checkpoint: Checkpoint, folder: Path) -> tuple[Path | None, list[str]]:
+    """Fetch the newest checkpoint that is what was recorded; return it and what was wrong with newer ones."""
+    complaints = []
+    for candidate in filter(None, (checkpoint, checkpoint.previous)):
+        path = folder / f"resume-{candidate.step}.checkpoint"
+        try:
+            storage.fetch(candidate.sha256, path)
+        except NotFound:
+            complaints.append(f"the checkpoint of step {candidate.step} is not in the storage")
+            continue
+        if hash_file(path).sha256 == candidate.sha256:
+            return path, complaints
+        path.unlink()
+        complaints.append(f"the checkpoint of step {candidate.step} is damaged: its hash is not the recorded one")
+    return None, complaints
+
+
+def discard(database: Database, storage: Storage, job_id: str, digests: Sequence[str]) -> None:
+    """Delete stored files of `job_id` that nothing refers to any more, another job's checkpoint neither."""
+    if not digests:
+        return
+    with database.write() as session:  # nobody can begin to refer to them before they are gone
+        for digest in unreferenced(session, digests):
+            if not _is_checkpoint_of_another(session, job_id, digest):
+                storage.delete(digest)
+
+
+def _is_checkpoint_of_another(session: Session, job_id: str, digest: str) -> bool:
+    last = JobRecord.checkpoint["sha256"].as_string() == digest
+    before = JobRecord.checkpoint["previous"]["sha256"].as_string() == digest
+    return session.scalar(select(JobRecord.id).where(JobRecord.id != job_id, or_(last, before)).limit(1)) is not None

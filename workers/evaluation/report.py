@@ -1,0 +1,107 @@
+"""The report of a finished job, put together from logits, labels, costs and measured times.
+
+Everything in it is computed here from what was measured; nothing is measured here. Models go by their role:
+"teacher", "student", "control" (the same student trained on the labels alone), and "other" (the student's epoch
+that was not chosen: the last if the best was, and the other way round).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from service.contract.reports import Environment, Latency, Measures, Report, Selection, StageOutcome
+from workers.evaluation.calibration import calibration_error, reliability
+from workers.evaluation.comparison import Ratios, compare, distillation_effect
+from workers.evaluation.cost import Cost
+from workers.evaluation.findings import find
+from workers.evaluation.quality import accuracy, label_information, negative_log_likelihood, output_information
+
+
+def build_report(
+    *,
+    job_id: str,
+    split: str,
+    logits: Mapping[str, Tensor],
+    labels: Tensor | None,
+    costs: Mapping[str, Cost],
+    bytes_on_disk: Mapping[str, int],
+    latencies: Mapping[str, tuple[Latency, ...]],
+    selection: Selection,
+    environment: Environment,
+    stages: Sequence[StageOutcome] = (),
+) -> Report:
+    """Compare the models by their logits (n, K) on one split; labels (n,) int64, or None.
+
+    Costs, bytes and latencies are needed for "teacher", "student" and, if it has logits, "control".
+    """
+    roles = [role for role in ("teacher", "student", "control") if role in logits]
+    measures = {
+        role: measure(logits[role], labels, costs[role], bytes_on_disk[role], latencies[role]) for role in roles
+    }
+    comparisons = {
+        role: compare(logits["teacher"], logits[role], labels, ratios=ratios(measures[role], measures["teacher"]))
+        for role in roles
+        if role != "teacher"
+    }
+    report = Report(
+        job=job_id,
+        split=split,
+        examples=len(logits["teacher"]),
+        teacher=measures["teacher"],
+        student=measures["student"],
+        control=measures.get("control"),
+        comparison=comparisons["student"],
+        control_comparison=comparisons.get("control"),
+        distillation_effect=(
+            distillation_effect(logits["teacher"], logits["student"], logits["control"], labels)
+            if "control" in logits
+            else None
+        ),
+        selection=with_other(selection, logits.get("other"), labels),
+        environment=environment,
+        stages=tuple(stages),
+    )
+    return report.model_copy(update={"findings": find(report)})
+
+
+def measure(
+    logits: Tensor, labels: Tensor | None, cost: Cost, bytes_on_disk: int, latency: tuple[Latency, ...]
+) -> Measures:
+    """One model's column of the report, from its logits (n, K)."""
+    return Measures(
+        **output_information(logits),
+        **({} if labels is None else label_measures(logits, labels)),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        bytes=bytes_on_disk,
+        latency=latency,
+    )
+
+
+def label_measures(logits: Tensor, labels: Tensor) -> dict[str, object]:
+    """The part of a model's measures that needs labels."""
+    bins = reliability(logits, labels)
+    return {
+        "accuracy": accuracy(logits, labels),
+        "nll": negative_log_likelihood(logits, labels),
+        "label_information": label_information(logits, labels),
+        "calibration_error": calibration_error(bins),
+        "reliability": bins,
+    }
+
+
+def ratios(student: Measures, teacher: Measures) -> Ratios:
+    """The student's cost over the teacher's; latency at the first batch size that both were measured at."""
+    return Ratios(
+        latency=student.latency[0].median_seconds / teacher.latency[0].median_seconds,
+        macs=student.macs / teacher.macs,
+        parameters=student.parameters / teacher.parameters,
+    )
+
+
+def with_other(selection: Selection, logits: Tensor | None, labels: Tensor | None) -> Selection:
+    """The selection, with how the other candidate does on this split."""
+    if logits is None or labels is None:
+        return selection
+    measured = {"other_accuracy": accuracy(logits, labels), "other_nll": negative_log_likelihood(logits, labels)}
+    return selection.model_copy(update=measured)

@@ -1,0 +1,116 @@
+"""Encoded pictures -> arrays, with a cap before anything is decoded.
+
+A picture of a few kilobytes may declare a hundred thousand pixels a side. Its header is read first,
+and size and number of pixels judged; all pictures of a dataset have one size, so the whole dataset's
+bytes are known before the first is decoded. PNG and JPEG only; 8 bits per channel; grey stays one
+channel if all pictures are grey, and else all become RGB (transparency is dropped).
+"""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from service.contract.errors import InputRejected
+from workers.formats.arrays import Array
+
+MAX_PIXELS = 2**25
+MAX_ENCODED_BYTES = 256 * 2**20
+FORMATS = ("PNG", "JPEG")
+GREY_MODES = {"1", "L", "LA"}
+COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's header says."""
+
+    name: str
+    width: int  # pixels
+    height: int
+    is_grey: bool
+
+
+@contextmanager
+def opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """A picture whose header was read and judged; errors of the decoder become `InputRejected`.
+
+    Codes: "image_too_large", "image_refused".
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on metadata; its warning of bombs is our own check
+            with Image.open(file, formats=FORMATS) as picture:
+                check_header(picture, name)
+                yield picture
+    except Image.DecompressionBombError as error:
+        raise too_large(name, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise InputRejected(f"{name} is not a PNG or JPEG picture.", code="image_refused") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error) as error:
+        raise InputRejected(
+            f"{name} cannot be decoded ({str(error)[:200]}); it is damaged or cut short. Upload it whole.",
+            code="image_refused",
+        ) from error
+
+
+def too_large(name: str, fault: str) -> InputRejected:
+    """The error for a picture with too many pixels."""
+    return InputRejected(
+        f"{name} is too large: {fault}; at most {MAX_PIXELS} pixels are taken. Scale the pictures down.",
+        code="image_too_large",
+    )
+
+
+def check_header(picture: Image.Image, name: str) -> None:
+    """Refuse pictures with too many pixels or of more than 8 bits."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise too_large(name, f"{picture.width} x {picture.height} pixels")
+    if picture.mode not in GREY_MODES | COLOUR_MODES:
+        raise InputRejected(
+            f"{name} has pixels of mode {picture.mode}; expected 8 bits per channel, grey or colour. "
+            "Convert it, or upload the numbers as data.npz.",
+            code="image_refused",
+        )
+
+
+def read_picture_header(file: BinaryIO, name: str) -> Header:
+    """Size and colour of a picture, without decoding it."""
+    with opened(file, name) as picture:
+        return Header(name, picture.width, picture.height, picture.mode in GREY_MODES)
+
+
+def common_shape(headers: Iterable[Header]) -> tuple[int, int, int]:
+    """Channels, height and width of pictures that must all have one size.
+
+    Raises `InputRejected` with code "image_sizes_differ", naming the first two that differ.
+    """
+    first, all_grey = None, True
+    for header in headers:
+        first = first or header
+        all_grey = all_grey and header.is_grey
+        if (header.width, header.height) != (first.width, first.height):
+            raise InputRejected(
+                f"{first.name} has {first.width} x {first.height} pixels and {header.name} has "
+                f"{header.width} x {header.height}; all pictures must have one size. Crop or scale them first.",
+                code="image_sizes_differ",
+            )
+    if first is None:
+        raise InputRejected("There is not one picture in the file; expected PNG or JPEG files.", code="empty_split")
+    return (1 if all_grey else 3), first.height, first.width
+
+
+def decode(file: BinaryIO, name: str, shape: tuple[int, int, int]) -> Array:
+    """One picture as uint8 of the given (channels, height, width)."""
+    with opened(file, name) as picture:
+        pixels = np.asarray(picture.convert("L" if shape[0] == 1 else "RGB"), np.uint8)
+    planes = pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
+    if planes.shape != shape:
+        raise InputRejected(f"{name} changed its size while it was read.", code="image_refused")
+    return planes

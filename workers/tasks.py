@@ -1,0 +1,150 @@
+"""What a message sets going: run a job, or inspect a model or dataset.
+
+The message is a doorbell. The task claims the row that it names or, if that has been taken, the one
+that has waited longest. Nothing that happens here is raised to Celery.
+"""
+
+import time
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+from structlog import get_logger
+from structlog.contextvars import bound_contextvars
+
+from service.contract import jobs, leases, resources
+from service.contract.database import clock
+from service.contract.errors import InputRejected, LeaseLost, NotFound, Unavailable
+from service.contract.leases import Claim
+from service.contract.records import DatasetRecord, JobRecord, ModelRecord, ResourceState
+from workers import reader
+from workers.station import Station
+from workers.supervisor import supervise
+from workers.tenure import Tenure
+
+MAX_CANDIDATES = 16
+log = get_logger(__name__)
+
+
+# Jobs --------------------------------------------------------------------------------------------
+
+
+def run_job(station: Station, job_id: str) -> None:
+    """Claim a job and carry it to its end; nothing happens when there is none to claim."""
+    since = time.monotonic()
+    try:
+        claimed = None if station.draining.is_set() else _claim_job(station, job_id)
+    except Unavailable as error:
+        log.warning("could not claim a job", error=error.detail)
+        return
+    if claimed is None:
+        return
+    station.job_id = claimed[0].id
+    try:
+        supervise(station, *claimed, since)
+    except Exception:
+        log.exception("a job was left to the sweep", job=claimed[0].id)
+    finally:
+        station.job_id = None
+
+
+def _claim_job(station: Station, job_id: str) -> tuple[Claim, JobRecord] | None:
+    with station.database.write() as session:
+        oldest = session.scalars(jobs.oldest_queued().limit(MAX_CANDIDATES)).all()
+        for candidate in [job_id, *oldest]:
+            held = jobs.claim(session, candidate, station.worker, station.settings.lease_seconds)
+            if held is not None:
+                return held, session.get_one(JobRecord, held.id)
+    return None
+
+
+# Inspections -------------------------------------------------------------------------------------
+
+
+class Draining(Exception):
+    """The worker is leaving."""
+
+
+def inspect(station: Station, resource_id: str) -> None:
+    """Claim a model or dataset, read it, and record what was found; then wake the jobs that wait for it."""
+    since = time.monotonic()
+    try:
+        claimed = None if station.draining.is_set() else _claim_inspection(station, resource_id)
+    except Unavailable as error:
+        log.warning("could not claim an inspection", error=error.detail)
+        return
+    if claimed is None:
+        return
+    held, row = claimed
+    with bound_contextvars(resource=held.id, attempt=row.attempt, epoch=held.epoch):
+        try:
+            _inspect(station, held, row, since)
+        except LeaseLost:
+            log.warning("the lease was lost; this worker leaves the inspection alone")
+        except Unavailable as error:
+            log.warning("the inspection is left to the sweep", error=error.detail)
+        except Exception:
+            log.exception("the inspection is left to the sweep")
+
+
+def _claim_inspection(station: Station, resource_id: str) -> tuple[Claim, ModelRecord | DatasetRecord] | None:
+    with station.database.write() as session:
+        for candidate in [resource_id, *_waiting_inspections(session)]:
+            held = resources.claim_inspection(session, candidate, station.worker, station.settings.lease_seconds)
+            if held is not None:
+                row = resources.find(session, held.id)
+                assert row is not None  # noqa: S101  it has just been claimed, in this transaction
+                return held, row
+    return None
+
+
+def _waiting_inspections(session: Session) -> list[str]:
+    found: list[str] = []
+    for record in resources.KINDS.values():
+        free = or_(record.lease_until.is_(None), record.lease_until < clock())
+        waiting = select(record.id).where(record.state == ResourceState.INSPECTING, free)
+        found += session.scalars(waiting.order_by(record.id).limit(MAX_CANDIDATES))
+    return sorted(found, key=lambda resource_id: resource_id[4:])
+
+
+def _inspect(station: Station, held: Claim, row: ModelRecord | DatasetRecord, since: float) -> None:
+    log.info("inspection claimed", name=row.name)
+    with Tenure(station.database, held, leases.renew, station.settings.heartbeat_seconds, since) as tenure:
+        try:
+            _judge(station, tenure, row)
+        except Draining:
+            tenure.write(lambda session: resources.hand_back_inspection(session, held))
+            station.ring("inspections", held.id)
+            return
+    _wake(station, held.id)
+
+
+def _judge(station: Station, tenure: Tenure[None], row: ModelRecord | DatasetRecord) -> None:
+    held = tenure.claim
+
+    def check() -> None:
+        if tenure.lost:
+            raise LeaseLost(f"{held.id}: the lease ran out, or was given to another")
+        if station.draining.is_set():
+            raise Draining
+
+    with station.database.read() as session:
+        files = resources.files_of(session, held.id)
+    kind: reader.Kind = "model" if held.record is ModelRecord else "dataset"
+    try:
+        _, facts = reader.canonical(station.storage, station.settings, kind, row.declaration, files, check=check)
+    except (InputRejected, NotFound) as error:
+        fault = error.fault()
+        tenure.write(lambda session: resources.reject(session, held, fault))
+        log.info("rejected", code=fault.code, detail=fault.detail)
+    else:
+        tenure.write(lambda session: resources.accept(session, held, facts))
+        log.info("accepted")
+
+
+def _wake(station: Station, resource_id: str) -> None:
+    """Let the jobs that waited for this inspection start, or fail."""
+    with station.database.write() as session:
+        waiting = jobs.jobs_waiting_for(session, resource_id)
+        ready = [job_id for job_id in waiting if jobs.settle_inputs(session, job_id)]
+    for job_id in ready:
+        station.ring("jobs", job_id)

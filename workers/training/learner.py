@@ -1,0 +1,69 @@
+"""A model that learns from one batch at a time: the forward pass, the gradient, and the step downhill."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.contract.specs import Training
+from workers.training.optimizers import optimizer_of, set_learning_rate
+from workers.training.precision import Precision, autocast, gradient_scaler, resolve_precision
+
+Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+class Learner:
+    """A model with its optimiser and, for float16, its gradient scaler."""
+
+    def __init__(self, model: nn.Module, training: Training, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.device = device
+        self.gradient_clip = training.gradient_clip
+        self.optimizer = optimizer_of(model, training.optimizer)
+        self.precision: Precision = resolve_precision(training.precision, device)
+        self.scaler = gradient_scaler(self.precision, device)
+
+    def learn(
+        self,
+        x: Tensor,  # (B, …)
+        labels: Tensor | None,  # (B,)
+        taught: Tensor | None,  # (B, K), the teacher's logits
+        loss: Loss,
+        learning_rate: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step; return the loss before it, a scalar, and the logits (B, K), both without gradients."""
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.precision, self.device):
+            logits = self.model(x)
+        logits = logits.float()
+        value = loss(logits, taught, labels)
+        self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]  # torch's own
+        if self.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value.detach(), logits.detach()
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+
+    def state(self) -> dict[str, Any]:
+        """Weights, the optimiser's moments, the scale of gradients, and the precision that was chosen."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "precision": self.precision,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, in its precision, whatever this device would choose."""
+        self.precision = state["precision"]
+        self.scaler = gradient_scaler(self.precision, self.device)
+        self.scaler.load_state_dict(state["scaler"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
