@@ -57,8 +57,8 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Return the share of examples whose most likely class is the label."""
     model.eval()
     with torch.no_grad():
-        right = sum(int((model(part).argmax(1) == y[i * 250 :][:250]).sum()) for i, part in enumerate(x.split(250)))
-    return right / len(y)
+        predicted = torch.cat([model(x[i : i + 250]).argmax(1) for i in range(0, len(x), 250)])
+    return float((predicted == y).float().mean())
 
 
 def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -70,7 +70,6 @@ def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 def train(x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor], seed: int) -> nn.Module:
     """Train with AdamW and one cycle of the learning rate; print every epoch."""
     model = build(ARCHITECTURE, {}, input_shape=SHAPE, num_classes=NUM_CLASSES, seed=seed)
-    model = model.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * (len(x) // BATCH_SIZE)
@@ -78,7 +77,9 @@ def train(x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor], seed: int) ->
     started = time.monotonic()
     for epoch in range(1, EPOCHS + 1):
         model.train()
-        for rows in torch.randperm(len(x), generator=generator).split(BATCH_SIZE)[: steps // EPOCHS]:
+        order = torch.randperm(len(x), generator=generator)
+        for step in range(steps // EPOCHS):
+            rows = order[step * BATCH_SIZE :][:BATCH_SIZE]
             batch = shifted(x[rows], generator).contiguous(memory_format=torch.channels_last)
             loss = F.cross_entropy(model(batch), y[rows], label_smoothing=0.05)
             optimizer.zero_grad()

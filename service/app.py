@@ -105,10 +105,15 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _for_people() -> structlog.dev.ConsoleRenderer:
+    # The default formatter prints local variables, and with them keys.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
 def configure_logging(settings: Settings) -> None:
     """Send structured lines to standard error, as text for people or as JSON for machines."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    renderer = structlog.processors.JSONRenderer() if settings.log_format == "json" else structlog.dev.ConsoleRenderer()
+    renderer = structlog.processors.JSONRenderer() if settings.log_format == "json" else _for_people()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -215,5 +215,5 @@ def server_sent_events(lines: Iterable[str]) -> Iterator[Json]:
             continue
         if "data" in fields:
             data = json.loads("\n".join(fields["data"]))
-            yield {"kind": fields.get("event", ["message"])[-1], **data, "id": fields["id"][-1]}
+            yield {"id": fields["id"][-1], "kind": fields.get("event", ["message"])[-1], **data}
         fields = {}

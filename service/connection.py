@@ -66,7 +66,7 @@ def pause_before(attempt: int, retry_after: str | None) -> float:
     """Return how long to wait before the next try: as told, or exponentially longer with jitter."""
     if retry_after is not None and retry_after.isdigit():
         return min(float(retry_after), LONGEST_PAUSE)
-    return min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+    return min(FIRST_PAUSE * 2.0**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311  no secret
 
 
 def is_loopback(url: str) -> bool:

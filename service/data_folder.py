@@ -70,8 +70,8 @@ def absolute(settings: Settings, socket_path: Path | None) -> Settings:
     broker = settings.broker if socket_path is None else f"redis+socket://{quote(str(socket_path))}"
     return Settings(
         data_dir=settings.data_dir,
-        database_url=database.render_as_string(hide_password=False),  # type: ignore[arg-type]  # pydantic wraps it
-        broker_url=broker,  # type: ignore[arg-type]  # as above
+        database_url=database.render_as_string(hide_password=False),
+        broker_url=broker,
         storage_url=settings.storage,
     )
 

@@ -62,7 +62,7 @@ class Serving:
 
 def serve(data_dir: Path, host: str, port: int, num_workers: int, *, verbose: bool, say: Say, warn: Say) -> None:
     """Run the stack until SIGINT or SIGTERM. Raises Invalid, Conflict and Unavailable before it is ready."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as resources:
         lock = resources.enter_context(exclusive(data_dir))
         listener = resources.enter_context(listen(host, port))
@@ -134,7 +134,7 @@ def valkey(serving: Serving) -> Command:
 def api(serving: Serving) -> Command:
     """The HTTP side, on the parent's listening socket."""
     descriptor = serving.listener.fileno()
-    arguments = ("--factory", "service.app:create_app_from_environment", "--fd", str(descriptor),
+    arguments = ("--factory", "service.app:application", "--fd", str(descriptor),
                  "--timeout-graceful-shutdown", str(GRACEFUL_SECONDS), "--no-access-log")  # fmt: skip
     stop_by = ((signal.SIGTERM, GRACEFUL_SECONDS + 5.0),)
     return _command(serving, "api", (*_module("uvicorn"), *arguments), stop_by, pass_fds=(descriptor,))
@@ -185,7 +185,8 @@ def run(serving: Serving, signals: Signals, *, verbose: bool, say: Say, warn: Sa
 
     try:
         start(brokers, lambda: answers_ping(serving.socket_path), pause)
-        start([*back, *front], lambda: is_live(serving.listener), pause)
+        start(front, lambda: is_live(serving.listener), pause)
+        start(back, lambda: True, pause)  # the queue waits for them, and users need not
         if signals.received == 0:
             say(f"Stillhouse is ready at {serving.address} (docs: {serving.address}/docs)")
         while pause(0.5):

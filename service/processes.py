@@ -67,7 +67,7 @@ class Child:
 
     def has_ended(self) -> bool:
         """Whether the process is gone; whatever it left in its process group is then gone too."""
-        if self.process is None:
+        if self.process is None or self.process.returncode is not None:
             return True
         if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return False

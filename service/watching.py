@@ -17,9 +17,7 @@ LINE_EVERY = 0.1  # of the whole, where there is no terminal
 def watch(client: "Client", job_id: str, console: "Console") -> Json:
     """Show the job until it is done, and return it."""
     follow = follow_live if console.is_terminal else follow_in_lines
-    job: Json = {}
-    for job in follow(client.watch(job_id), lambda: latest(client.metrics(job_id, max_points=2)), console):
-        pass
+    *_, job = follow(client.watch(job_id), lambda: latest(client.metrics(job_id, max_points=2)), console)
     return job
 
 

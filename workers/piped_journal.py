@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ PROGRESS_SECONDS = 0.5  # progress is told this often at most
 class PipedJournal:
     """Implements `workers.journal.Journal`; a stop takes effect at the next `check`."""
 
-    def __init__(self, lifeline: Lifeline, checkpoint_seconds: float, num_stages: int = 0) -> None:
+    def __init__(self, lifeline: Lifeline, checkpoint_seconds: float, stages: Sequence[str] = ()) -> None:
         self._send = lifeline.channel.send
         self._stop = lifeline.stop_requested
         self._checkpoint_seconds = checkpoint_seconds
-        self._num_stages = num_stages
-        self._stage = 0
+        self._stages = list(stages)
         self._checkpointed_at = time.monotonic()
         self._begin_progress()
 
@@ -30,9 +29,10 @@ class PipedJournal:
         self._told_at = -math.inf
 
     def stage(self, name: str) -> None:
-        self._stage += 1
+        if name not in self._stages:
+            self._stages.append(name)
         self._begin_progress()
-        self._send(StageBegan(name=name, index=self._stage, total=max(self._num_stages, self._stage)))
+        self._send(StageBegan(name=name, index=self._stages.index(name) + 1, total=len(self._stages)))
 
     def progress(self, step: int, total: int) -> None:
         now = time.monotonic()

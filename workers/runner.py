@@ -23,7 +23,7 @@ from workers.lifeline import Lifeline
 from workers.orders import RunOrder
 from workers.pipe import Failed, Finished, Halted, LastWord
 from workers.piped_journal import PipedJournal
-from workers.pipeline import PIPELINES, JobContext
+from workers.pipeline import PIPELINES, JobContext, stages_of
 
 OUT_OF_MEMORY_ADVICE = "try a smaller batch size, or a smaller student"
 _SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
@@ -49,14 +49,15 @@ def run(order_text: str, lifeline: Lifeline) -> None:
     order = RunOrder.model_validate_json(order_text)
     with bound_contextvars(job=order.job_id, attempt=order.attempt, epoch=order.epoch):
         logs.configure(order.log_level, order.log_format)
-        journal = PipedJournal(lifeline, order.checkpoint_seconds)
+        spec = _SPEC.validate_python(order.spec)
+        journal = PipedJournal(lifeline, order.checkpoint_seconds, stages_of(spec))
         logging.getLogger().addHandler(JournalHandler(journal))
-        lifeline.channel.send(_last_word(order, journal))
+        lifeline.channel.send(_last_word(order, spec, journal))
 
 
-def _last_word(order: RunOrder, journal: PipedJournal) -> LastWord:
+def _last_word(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> LastWord:
     try:
-        return _compute(order, journal)
+        return _compute(order, spec, journal)
     except Stopped:
         return Halted()
     except StillhouseError as error:
@@ -78,10 +79,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["an allocation failed"])[0].removesuffix(".")
 
 
-def _compute(order: RunOrder, journal: PipedJournal) -> Finished:
+def _compute(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> Finished:
     os.environ["TMPDIR"] = tempfile.tempdir = str(order.work_dir)  # what a library leaves behind goes with the job
     torch.set_num_threads(order.num_threads)
-    spec = _SPEC.validate_python(order.spec)
     context = JobContext(
         job_id=order.job_id,
         spec=spec,

@@ -6,6 +6,7 @@ the one place that sets `X-Request-Id`, so that even this answer carries it.
 
 import re
 import time
+import traceback
 from typing import Any
 
 import structlog
@@ -69,7 +70,8 @@ class Access:
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception:
-            log.exception("fault", request_id=scope["request_id"], method=scope["method"], path=scope["path"])
+            fields = {"request_id": scope["request_id"], "method": scope["method"], "path": scope["path"]}
+            log.error("fault", **fields, exception=traceback.format_exc())  # noqa: TRY400  locals in it would show keys
             if status:
                 raise  # too late for a problem; the broken connection tells the client
             error = Internal("the service failed to answer; its log tells more under this request_id")

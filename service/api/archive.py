@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.api.conditional import unchanged
-from service.api.documents import Answers, bytes_answer, header, problems
+from service.api.documents import answers, bytes_answer, header
 from service.contract.storage import LocalStorage, StoredFile
 
 ZIP = "application/zip"
@@ -20,10 +20,13 @@ FIELDS = {
     "ETag": header("Changes with the files; strong.", '"5f70bf18a086007016e948b04aed3b82103a36be"'),
     "Content-Disposition": header("The archive's name.", 'attachment; filename="mdl_01ktcz5vwm9j6p2n4qe8rhsxtb.zip"'),
 }
-ANSWERS: Answers = {
-    200: bytes_answer("A zip of all files.", FIELDS, ZIP),
-    304: {"description": "The client has it already.", "headers": FIELDS},
-} | problems(404)
+ANSWERS = answers(
+    {
+        200: bytes_answer("A zip of all files.", FIELDS, ZIP),
+        304: {"description": "The client has it already.", "headers": FIELDS},
+    },
+    404,
+)
 
 
 class Outlet:
@@ -63,9 +66,9 @@ def zipped(storage: LocalStorage, files: Mapping[str, StoredFile]) -> Iterator[b
 
 def archive_response(request: Request, storage: LocalStorage, name: str, files: Mapping[str, StoredFile]) -> Response:
     """Answer with the archive, or the word that the client has it."""
-    listing = "\n".join(f"{path} {file.sha256}" for path, file in files.items())
+    listing = "\n".join(["zip 1", *(f"{path} {file.sha256}" for path, file in files.items())])
     fields = {
-        "ETag": f'"{hashlib.sha256(f"zip 1\n{listing}".encode()).hexdigest()[:40]}"',
+        "ETag": f'"{hashlib.sha256(listing.encode()).hexdigest()[:40]}"',
         "Content-Disposition": f'attachment; filename="{name}.zip"',
         "Cache-Control": "private, no-cache",
     }

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.api.errors import FRAMEWORK, MEDIA_TYPE, Problem, problem_of
+from service.api.errors import FRAMEWORK, MEDIA_TYPE, Problem, fault_of, problem_of
 from service.api.examples import EXAMPLES
 from service.contract.errors import Internal
 
@@ -56,10 +56,16 @@ def problems(*statuses: int) -> Answers:
     return {status: _problem(status) for status in statuses}
 
 
+def answers(own: Answers, *errors: int) -> Answers:
+    """Describe what an operation answers: its own, and the errors that it can meet."""
+    return own | problems(*errors)
+
+
 def _problem(status: int) -> dict[str, Any]:
-    error = FRAMEWORK.get(status, Internal)(DETAILS[status])
-    example = problem_of(error.fault(), status, "req_01ktcz5vwm9j6p2n4qe8rhsxtb").model_dump(mode="json")
-    return {"description": error.title, "content": {MEDIA_TYPE: {"schema": PROBLEM, "example": example}}}
+    kind = FRAMEWORK.get(status, Internal)
+    fault = fault_of(kind, DETAILS[status])
+    example = problem_of(fault, status, "req_01ktcz5vwm9j6p2n4qe8rhsxtb").model_dump(mode="json")
+    return {"description": kind.title, "content": {MEDIA_TYPE: {"schema": PROBLEM, "example": example}}}
 
 
 COMMON = problems(401, 403, 422, 500, 503)

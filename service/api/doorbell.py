@@ -38,8 +38,8 @@ class Doorbell:
             ring(self._celery, queue, identifier)
         except Unavailable as error:
             log.warning("not_rung", queue=queue, id=identifier, reason=error.detail)
-        except Exception:
-            log.exception("not_rung", queue=queue, id=identifier)
+        except Exception as error:  # noqa: BLE001  a broker's library may raise anything; the sweep rings again
+            log.warning("not_rung", queue=queue, id=identifier, reason=f"{type(error).__name__}: {error}")
         finally:
             self._waiting -= 1
 

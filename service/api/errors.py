@@ -35,8 +35,10 @@ STATUS: Mapping[type[StillhouseError], int] = {
     StillhouseError: 500,
 }
 FRAMEWORK: Mapping[int, type[StillhouseError]] = {
-    status: kind for kind, status in reversed(STATUS.items()) if kind is not StillhouseError
-} | {422: errors.Invalid}
+    status: kind
+    for kind, status in STATUS.items()
+    if kind not in {StillhouseError, errors.DigestMismatch, errors.InputRejected}
+}
 MEDIA_TYPE = "application/problem+json"
 WRONG_OFFSET_TYPE = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
 
@@ -68,6 +70,11 @@ def _kinds(root: type[StillhouseError]) -> list[type[StillhouseError]]:
 def status_of_code(code: str) -> int:
     """Return the HTTP status that belongs to a stored error's code."""
     return next((status_of(kind) for kind in _kinds(StillhouseError) if kind.code == code), 500)
+
+
+def fault_of(kind: type[StillhouseError], detail: str) -> Fault:
+    """Return an error of this kind as data."""
+    return Fault(code=kind.code, title=kind.title, detail=detail, retryable=kind.retryable)
 
 
 def problem_of(fault: Fault, status: int, request_id: str | None, **members: Any) -> Problem:
@@ -153,16 +160,20 @@ def validation_error(error: RequestValidationError) -> StillhouseError:
     return errors.Invalid(f"{first}{more}", errors=fields)
 
 
-def framework_error(error: HTTPException, request: Request) -> StillhouseError:
+def framework_fault(error: HTTPException, request: Request) -> Fault:
     """Return the framework's error as one of ours."""
     kind = FRAMEWORK.get(error.status_code, errors.Internal if error.status_code >= 500 else errors.RequestError)
     details = {
         404: f"there is nothing at {request.url.path}; see /docs for what there is",
         405: f"{request.url.path} does not take {request.method}",
     }
-    if isinstance(error.__cause__, RecursionError):
-        return kind("the body is nested too deeply")
-    return kind(details.get(error.status_code, str(error.detail)))
+    return fault_of(kind, details.get(error.status_code, str(error.detail)))
+
+
+def methods_of(request: Request) -> list[str]:
+    """Return the methods that a path takes; several routes may share it, and each knows but its own."""
+    template = getattr(request.scope.get("route"), "path", None)
+    return sorted(method.upper() for method in request.app.openapi()["paths"].get(template, {}))
 
 
 def install(app: FastAPI) -> None:
@@ -178,6 +189,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: HTTPException) -> Response:
-        ours = framework_error(error, request)
-        problem = problem_of(ours.fault(), error.status_code, request_id_of(request))
-        return render(problem, error.headers)
+        problem = problem_of(framework_fault(error, request), error.status_code, request_id_of(request))
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := methods_of(request)):
+            headers["Allow"] = ", ".join(methods)
+        return render(problem, headers)

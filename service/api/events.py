@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.deps import Reader, Services, ServicesDep, owned
-from service.api.documents import LINK, problems
+from service.api.documents import LINK, answers
 from service.api.paging import Limit, PageToken, decode_token, encode_token, page_response, wrong_query
 from service.api.times import Timestamp, rfc3339
 from service.contract.jobs import DONE
@@ -84,14 +84,16 @@ def _cursor(after: int, page_token: str | None, last_event_id: str | None) -> in
 @router.get(
     "/{job_id}/events",
     response_model=EventPage,
-    responses={
-        200: {
-            "description": "A page, or with `Accept: text/event-stream` a stream that ends with the job.",
-            "headers": LINK,
-            "content": {STREAM: {"schema": {"type": "string"}, "example": EXAMPLE}},
-        }
-    }
-    | problems(404),
+    responses=answers(
+        {
+            200: {
+                "description": "A page, or with `Accept: text/event-stream` a stream that ends with the job.",
+                "headers": LINK,
+                "content": {STREAM: {"schema": {"type": "string"}, "example": EXAMPLE}},
+            }
+        },
+        404,
+    ),
 )
 async def job_events(
     request: Request,

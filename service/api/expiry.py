@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import anyio
 import structlog
 from anyio.to_thread import run_sync
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 
 from service.api.deps import Services
 from service.api.reception import forget
@@ -18,10 +18,10 @@ MAX_PAUSE_SECONDS = 600.0
 log = structlog.get_logger("stillhouse.expiry")
 
 
-def _expired(services: Services) -> Sequence[str]:
+def _expired(services: Services, *conditions: ColumnElement[bool]) -> Sequence[str]:
+    old = clock() - Upload.updated_at > services.settings.upload_expiry_seconds
     with services.database.read() as session:
-        age = clock() - Upload.updated_at
-        return session.scalars(select(Upload.id).where(age > services.settings.upload_expiry_seconds)).all()
+        return session.scalars(select(Upload.id).where(old, *conditions)).all()
 
 
 def expire_uploads(services: Services) -> int:
@@ -33,8 +33,9 @@ def expire_uploads(services: Services) -> int:
         except Conflict:
             continue
         try:
-            forget(services, upload_id)
-            gone += 1
+            if _expired(services, Upload.id == upload_id):  # still, now that nobody can touch it
+                forget(services, upload_id)
+                gone += 1
         finally:
             part.close()
     return gone
@@ -49,6 +50,6 @@ async def keep_expiring(services: Services) -> None:
                 log.info("uploads_expired", uploads=gone)
         except StillhouseError as error:
             log.warning("not_expired", reason=error.detail)
-        except Exception:
-            log.exception("not_expired")
-        await anyio.sleep(min(MAX_PAUSE_SECONDS, services.settings.upload_expiry_seconds / 4))
+        except Exception as error:  # noqa: BLE001  the service goes on, and so does this loop
+            log.warning("not_expired", reason=f"{type(error).__name__}: {error}")
+        await anyio.sleep(min(MAX_PAUSE_SECONDS, max(1.0, services.settings.upload_expiry_seconds / 4)))

@@ -108,7 +108,7 @@ def surroundings(session: Session, rows: Sequence[JobRecord], lease_seconds: flo
     seen = session.execute(
         select(WorkerRecord.queue, clock() - func.max(WorkerRecord.heartbeat_at)).group_by(WorkerRecord.queue)
     ).all()
-    return Surroundings(dict(map(tuple, positions)), dict(map(tuple, seen)), lease_seconds)
+    return Surroundings(dict(positions), dict(seen), lease_seconds)
 
 
 def _no_worker(around: Surroundings, queue: str) -> str | None:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from service.api.bodies import Handler, JsonRoute
+from service.api.contents import release
 from service.api.deps import Reader, Services, ServicesDep, Submitter, owned
-from service.api.documents import ETAG, LINK, LOCATION, RETRY_AFTER, header, problems
+from service.api.documents import ETAG, LINK, LOCATION, RETRY_AFTER, answers, header, problems
 from service.api.examples import JOB_REQUESTS
 from service.api.idempotency import Answer, Key, body_digest, once
 from service.api.job_views import JobPage, JobView, show
@@ -66,11 +67,16 @@ class CancelRequest(Frozen):
     "",
     status_code=201,
     response_model=JobView,
-    responses={
-        200: {"description": "With `validate_only`: the job could be accepted.", "model": Validation},
-        201: {"description": "Accepted.", "headers": LOCATION},
-    }
-    | problems(400, 409, 413, 415),
+    responses=answers(
+        {
+            200: {"description": "With `validate_only`: the job could be accepted.", "model": Validation},
+            201: {"description": "Accepted.", "headers": LOCATION},
+        },
+        400,
+        409,
+        413,
+        415,
+    ),
 )
 def submit_job(
     services: ServicesDep,
@@ -135,11 +141,13 @@ WAITED = {"Preference-Applied": header("`wait=N` when the answer waited as asked
 @router.get(
     "/{job_id}",
     response_model=JobView,
-    responses={
-        200: {"headers": ETAG | RETRY_AFTER | WAITED},
-        304: {"description": "Nothing changed.", "headers": ETAG | RETRY_AFTER | WAITED},
-    }
-    | problems(404),
+    responses=answers(
+        {
+            200: {"headers": ETAG | RETRY_AFTER | WAITED},
+            304: {"description": "Nothing changed.", "headers": ETAG | RETRY_AFTER | WAITED},
+        },
+        404,
+    ),
 )
 async def get_job(
     request: Request, services: ServicesDep, caller: Reader, job_id: str, prefer: Prefer = None
@@ -148,15 +156,18 @@ async def get_job(
     return await wait_for_change(request, services, caller, job_id, prefer)
 
 
-@router.delete("/{job_id}", status_code=204, responses={204: {"description": "Gone."}} | problems(404, 409))
+@router.delete("/{job_id}", status_code=204, responses=answers({204: {"description": "Gone."}}, 404, 409))
 def delete_job(services: ServicesDep, caller: Submitter, job_id: str) -> Response:
     """Delete a job that is done; the model that it made stays."""
     with services.database.write() as session:
-        jobs.remove(session, owned(session, JobRecord, job_id, caller))
+        job = owned(session, JobRecord, job_id, caller)
+        jobs.remove(session, job)
+    if job.checkpoint is not None:
+        release(services.database, services.storage, [job.checkpoint["sha256"]])
     return Response(status_code=204)
 
 
-ACCEPTED = {202: {"description": "Accepted."}} | problems(404, 409)
+ACCEPTED = answers({202: {"description": "Accepted."}}, 404, 409)
 Change = Callable[[Session, JobRecord], bool | None]
 
 

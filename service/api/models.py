@@ -8,8 +8,8 @@ from service.api import registration
 from service.api.archive import ANSWERS, archive_response
 from service.api.bodies import JsonRoute
 from service.api.conditional import conditional_response
-from service.api.deps import Reader, ServicesDep, Submitter
-from service.api.documents import ETAG, LINK, LOCATION, RETRY_AFTER, problems
+from service.api.deps import Reader, ServicesDep, Submitter, owned
+from service.api.documents import ETAG, LINK, LOCATION, RETRY_AFTER, answers
 from service.api.downloads import file_answers, file_response, find_file
 from service.api.examples import MODEL_REQUESTS
 from service.api.idempotency import Key
@@ -25,8 +25,9 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=JsonRoute)
     "",
     status_code=201,
     response_model=ModelView,
-    responses={201: {"description": "Registered; a worker inspects it.", "headers": LOCATION}}
-    | problems(400, 409, 413, 415),
+    responses=answers(
+        {201: {"description": "Registered; a worker inspects it.", "headers": LOCATION}}, 400, 409, 413, 415
+    ),
 )
 def register_model(
     services: ServicesDep,
@@ -51,11 +52,13 @@ def list_models(request: Request, services: ServicesDep, caller: Reader, listing
 @router.get(
     "/{model_id}",
     response_model=ModelView,
-    responses={
-        200: {"headers": ETAG | RETRY_AFTER},
-        304: {"description": "The client has it already.", "headers": ETAG | RETRY_AFTER},
-    }
-    | problems(404),
+    responses=answers(
+        {
+            200: {"headers": ETAG | RETRY_AFTER},
+            304: {"description": "The client has it already.", "headers": ETAG | RETRY_AFTER},
+        },
+        404,
+    ),
 )
 def get_model(request: Request, services: ServicesDep, caller: Reader, model_id: str) -> Response:
     """Show a model: its state, what inspection found, or why it was rejected."""
@@ -64,7 +67,7 @@ def get_model(request: Request, services: ServicesDep, caller: Reader, model_id:
     return conditional_response(request, registration.shown(row, files), headers)
 
 
-@router.delete("/{model_id}", status_code=204, responses={204: {"description": "Gone."}} | problems(404, 409))
+@router.delete("/{model_id}", status_code=204, responses=answers({204: {"description": "Gone."}}, 404, 409))
 def delete_model(services: ServicesDep, caller: Submitter, model_id: str) -> Response:
     """Delete a model that no unfinished job uses."""
     registration.remove(services, caller, ModelRecord, model_id)
@@ -76,7 +79,7 @@ def delete_model(services: ServicesDep, caller: Submitter, model_id: str) -> Res
 def model_file(request: Request, services: ServicesDep, caller: Reader, model_id: str, path: str) -> Response:
     """Download a file of a model, or a range of it."""
     with services.database.read() as session:
-        registration.owned(session, ModelRecord, model_id, caller)
+        owned(session, ModelRecord, model_id, caller)
         file = find_file(session, model_id, path)
     return file_response(request, services.storage, file, path)
 

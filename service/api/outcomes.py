@@ -10,7 +10,7 @@ from pydantic import RootModel
 
 from service.api.conditional import conditional_response
 from service.api.deps import Reader, Services, ServicesDep, owned
-from service.api.documents import ETAG, problems, text_answer
+from service.api.documents import ETAG, answers, problems, text_answer
 from service.api.events import events_after
 from service.api.times import rfc3339
 from service.contract.errors import Conflict
@@ -36,8 +36,9 @@ def _no_report(job: JobRecord) -> Conflict:
 @router.get(
     "/{job_id}/report",
     response_model=Report,
-    responses={200: {"headers": ETAG}, 304: {"description": "The client has it already.", "headers": ETAG}}
-    | problems(404, 409),
+    responses=answers(
+        {200: {"headers": ETAG}, 304: {"description": "The client has it already.", "headers": ETAG}}, 404, 409
+    ),
 )
 def job_report(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
     """Show the final comparison of teacher and student."""

@@ -38,10 +38,10 @@ def decode_token(token: str) -> Any:
     """Return the position in a token. Raises Invalid."""
     try:
         version, position = json.loads(base64.urlsafe_b64decode(token.encode() + b"=" * (-len(token) % 4)))
-        if version != 1:
-            raise ValueError
     except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise wrong_query("page_token", "not a token of this service; leave it out to begin anew") from None
+        version, position = None, None
+    if version != 1:
+        raise wrong_query("page_token", "not a token of this service; leave it out to begin anew")
     return position
 
 

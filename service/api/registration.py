@@ -1,6 +1,7 @@
 """Making models and datasets of uploads, and deleting them."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from fastapi import Response
 from pydantic import BaseModel
@@ -21,6 +22,7 @@ from service.contract.storage import StoredFile
 from service.keys import Caller
 
 Declaration = ModelDeclaration | DatasetDeclaration
+Row = TypeVar("Row", ModelRecord, DatasetRecord)
 
 
 def uploaded_files(session: Session, caller: Caller, files: Mapping[str, str]) -> dict[str, StoredFile]:
@@ -72,9 +74,7 @@ def register(services: Services, caller: Caller, declaration: Declaration, key: 
     return answer.response()
 
 
-def load(
-    services: Services, caller: Caller, record: type[ModelRecord] | type[DatasetRecord], resource_id: str
-) -> tuple[ModelRecord | DatasetRecord, dict[str, StoredFile]]:
+def load(services: Services, caller: Caller, record: type[Row], resource_id: str) -> tuple[Row, dict[str, StoredFile]]:
     """Return the caller's model or dataset with its files. Raises NotFound."""
     with services.database.read() as session:
         row = owned(session, record, resource_id, caller)
@@ -89,9 +89,7 @@ def files_by_resource(session: Session, identifiers: list[str]) -> dict[str, dic
     return found
 
 
-def remove(
-    services: Services, caller: Caller, record: type[ModelRecord] | type[DatasetRecord], resource_id: str
-) -> None:
+def remove(services: Services, caller: Caller, record: type[Row], resource_id: str) -> None:
     """Delete a model or dataset that no unfinished job uses. Raises NotFound or Conflict."""
     with services.database.write() as session:
         owned(session, record, resource_id, caller)

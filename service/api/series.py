@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row, Select, func, or_, select
 
 from service.api.deps import Reader, ServicesDep, owned
-from service.api.documents import problems
+from service.api.documents import answers
 from service.contract.records import JobRecord, Metric
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -34,13 +34,12 @@ def thinned(
     max_points: int,  # of each series, at least 2
 ) -> Select[str, int, float | None]:
     """Return the statement for every k-th point of each series and its last, k as small as `max_points` allows."""
-    window = {"partition_by": Metric.name, "order_by": Metric.step}
     numbered = (
         select(
             Metric.name,
             Metric.step,
             Metric.value,
-            (func.row_number().over(**window) - 1).label("index"),
+            (func.row_number().over(partition_by=Metric.name, order_by=Metric.step) - 1).label("index"),
             func.count().over(partition_by=Metric.name).label("points"),
         )
         .where(Metric.job_id == job_id, Metric.step > after_step)
@@ -74,10 +73,14 @@ def _as_series(points: Iterable[Point]) -> Series:
 @router.get(
     "/{job_id}/metrics",
     response_model=Series,
-    responses={
-        200: {"content": {CSV: {"schema": {"type": "string"}, "example": "series,step,value\ntrain/loss,100,0.31\n"}}}
-    }
-    | problems(404),
+    responses=answers(
+        {
+            200: {
+                "content": {CSV: {"schema": {"type": "string"}, "example": "series,step,value\ntrain/loss,100,0.31\n"}}
+            }
+        },
+        404,
+    ),
 )
 def job_metrics(
     services: ServicesDep,

@@ -26,10 +26,10 @@ class JobsByState(Collector):
         """Yield one gauge with a sample for each state, zeros too."""
         try:
             with self.database.read() as session:
-                rows = session.execute(select(JobRecord.state, func.count()).group_by(JobRecord.state)).all()
+                rows = session.execute(select(JobRecord.state, func.count()).group_by(JobRecord.state))
+                counts = dict(rows.all())
         except Unavailable:
             return
-        counts = {state: count for state, count in rows}  # noqa: C416  rows are Row objects, not pairs, to mypy
         gauge = GaugeMetricFamily("stillhouse_jobs", "Jobs by state.", labels=["state"])
         for state in JobState:
             gauge.add_metric([state], counts.get(state, 0))

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from service.api.deps import Services, ServicesDep, Submitter, owned
-from service.api.documents import header, problems
+from service.api.documents import answers, header
 from service.api.reception import Portion, Reception, forget
 from service.api.upload_fields import (
     PARTIAL,
@@ -96,7 +96,7 @@ def _answer(services: Services, upload: Upload, status: int) -> Response:
     "",
     status_code=201,
     response_model=UploadDone | UploadBegun,
-    responses={201: {"description": "Made; complete or begun.", "headers": LOCATION | STATE}} | problems(400, 409, 413),
+    responses=answers({201: {"description": "Made; complete or begun.", "headers": LOCATION | STATE}}, 400, 409, 413),
     openapi_extra=_body("application/octet-stream"),
 )
 async def create_upload(
@@ -133,7 +133,7 @@ def _stand(services: Services, caller: Caller, upload_id: str) -> tuple[Upload, 
 @router.head(
     "/{upload_id}",
     status_code=204,
-    responses={204: {"description": "Where the upload stands.", "headers": STATE}} | problems(404),
+    responses=answers({204: {"description": "Where the upload stands.", "headers": STATE}}, 404),
 )
 def upload_offset(services: ServicesDep, caller: Submitter, upload_id: str) -> Response:
     """Ask where an upload continues."""
@@ -144,11 +144,17 @@ def upload_offset(services: ServicesDep, caller: Submitter, upload_id: str) -> R
 @router.patch(
     "/{upload_id}",
     response_model=UploadDone,
-    responses={
-        200: {"description": "Complete.", "headers": STATE},
-        204: {"description": "The bytes arrived; more are to come.", "headers": STATE},
-    }
-    | problems(400, 404, 409, 413, 415),
+    responses=answers(
+        {
+            200: {"description": "Complete.", "headers": STATE},
+            204: {"description": "The bytes arrived; more are to come.", "headers": STATE},
+        },
+        400,
+        404,
+        409,
+        413,
+        415,
+    ),
     openapi_extra=_body(PARTIAL),
 )
 async def append_to_upload(
@@ -184,7 +190,7 @@ def _delete(services: Services, caller: Caller, upload_id: str) -> None:
         part.close()
 
 
-@router.delete("/{upload_id}", status_code=204, responses={204: {"description": "Gone."}} | problems(404, 409))
+@router.delete("/{upload_id}", status_code=204, responses=answers({204: {"description": "Gone."}}, 404, 409))
 def delete_upload(services: ServicesDep, caller: Submitter, upload_id: str) -> Response:
     """Give up an upload. Models and datasets made of it keep their files."""
     _delete(services, caller, upload_id)

@@ -34,7 +34,7 @@ class WorkerPage(BaseModel):
     next_page_token: None = None
 
 
-@router.get("", response_model=WorkerPage)
+@router.get("")
 def list_workers(services: ServicesDep, caller: Reader) -> WorkerPage:
     """List the workers, the last to speak first."""
     with services.database.read() as session:

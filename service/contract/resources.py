@@ -150,22 +150,24 @@ def _update(session: Session, record: LeasedRecord, condition: Any, **values: An
 
 def remove(session: Session, resource_id: str, unfinished: Iterable[str]) -> list[str]:
     """Delete a resource that no unfinished job reads; return the digests that nothing refers to any more."""
+    record = kind_of(resource_id)
+    session.get(record, resource_id, with_for_update=True)  # a job that is being submitted is seen, or finds it gone
     users = select(JobRecord.id).join(JobInput).where(
         JobInput.resource_id == resource_id, JobRecord.state.in_(list(unfinished))
     )  # fmt: skip
     if (user := session.scalar(users.limit(1))) is not None:
         raise Conflict(f"the unfinished job {user} uses {resource_id}; cancel it first, or wait until it is done")
     digests = [file.sha256 for file in files_of(session, resource_id).values()]
-    record = kind_of(resource_id)
     session.execute(delete(File).where(File.resource_id == resource_id))
     session.execute(delete(record).where(record.id == resource_id))
     return unreferenced(session, digests)
 
 
 def unreferenced(session: Session, digests: Sequence[str]) -> list[str]:
-    """Return those digests that no file and no upload refers to."""
-    return [
-        digest
-        for digest in sorted(set(digests))
-        if not session.scalar(select(exists().where(File.sha256 == digest) | exists().where(Upload.sha256 == digest)))
-    ]
+    """Return those digests that no file, no upload and no job's checkpoint refers to."""
+    return [digest for digest in sorted(set(digests)) if not session.scalar(select(_is_referenced(digest)))]
+
+
+def _is_referenced(digest: str) -> Any:
+    in_file, in_upload = exists().where(File.sha256 == digest), exists().where(Upload.sha256 == digest)
+    return in_file | in_upload | exists().where(JobRecord.checkpoint["sha256"].as_string() == digest)

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -45,9 +46,8 @@ def inputs(stack: Stack) -> tuple[str, str]:
 
 @pytest.fixture
 def worker(stack: Stack, inputs: tuple[str, str]) -> Iterator[Worker]:
-    worker = stack.start()
-    yield worker
-    stack.stop_workers()
+    yield stack.worker()
+    stack.tidy_up()
 
 
 def num_results(stack: Stack, job_id: str) -> int:
@@ -100,7 +100,7 @@ def test_the_celery_process_never_imports_torch_and_its_children_never_import_ce
     assert child is not None
 
     def maps(pid: int) -> str:
-        return open(f"/proc/{pid}/maps").read()  # noqa: PTH123, SIM115  closed at once by reference counting
+        return Path(f"/proc/{pid}/maps").read_text()
 
     assert "libtorch" not in maps(worker.pid)
     assert "libtorch" in maps(child.pid)
@@ -177,7 +177,7 @@ def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes(
     killed = time.monotonic()
     until(lambda: not any(process.alive() for process in family), seconds=5, what="the end of the whole family")
     assert time.monotonic() - killed < LEASE_SECONDS
-    stack.start()
+    stack.worker()
     until(lambda: stack.job(job_id).epoch > 1, what="another claim")
     job = stack.wait_for(job_id, JobState.SUCCEEDED)
     assert job.losses == 1
@@ -189,7 +189,7 @@ def test_another_worker_takes_over_within_the_lease_and_one_sweep(
 ) -> None:
     job_id = stack.submit(*inputs, LONG)
     stack.wait_for_training(job_id)
-    stack.start()
+    stack.worker(1)
     worker.end(signal.SIGKILL)
     killed = time.monotonic()
     until(lambda: stack.job(job_id).attempt == 2 and stack.job(job_id).state == JobState.RUNNING, what="the takeover")
@@ -212,9 +212,8 @@ def test_sigterm_drains_and_hands_the_job_back(stack: Stack, inputs: tuple[str, 
     assert job.checkpoint["step"] >= before
     until(lambda: not any(process.alive() for process in family), seconds=5, what="the end of the whole family")
     assert worker.pid not in stack.seen(), "a worker that leaves in order takes its row away"
-    stack.start()
-    resumed = until(lambda: stack.job(job_id).epoch == 2, what="another claim")
-    assert resumed
+    stack.worker()
+    until(lambda: stack.job(job_id).epoch == 2, what="another claim")
     stack.wait_for(job_id, JobState.RUNNING)
     stack.cancel(job_id)
     stack.wait_for(job_id, JobState.CANCELLED)
@@ -227,7 +226,7 @@ def test_a_group_wide_sigterm_drains_too(stack: Stack, inputs: tuple[str, str], 
         _kill(process.pid, signal.SIGTERM)
     assert worker.end(signal.SIGTERM) == 0
     job = stack.job(job_id)
-    assert (job.state, job.losses) == (JobState.QUEUED, 0)
+    assert (job.state, job.losses) == (JobState.QUEUED, 0), (job.reason, worker.log)
     stack.cancel(job_id)
 
 
@@ -238,9 +237,9 @@ def test_a_worker_frozen_past_its_lease_publishes_nothing(
     stack.wait_for_training(job_id)
     child = worker.child()
     assert child is not None
+    other = stack.worker(1)
     worker.send(signal.SIGSTOP)
     frozen = time.monotonic()
-    other = stack.start()
     until(lambda: not child.alive(), seconds=LEASE_SECONDS + 1, what="the frozen worker's child to end by itself")
     print(f"\nfreeze to dead child: {time.monotonic() - frozen:.2f} s (lease {LEASE_SECONDS} s)")
     until(lambda: stack.job(job_id).epoch >= 2 and stack.job(job_id).state == JobState.RUNNING, what="another claim")
@@ -277,7 +276,7 @@ def test_a_lost_message_is_rung_again(stack: Stack, inputs: tuple[str, str], wor
 
 
 def test_two_slots_run_two_jobs_at_once(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
-    stack.start()
+    stack.worker(1)
     submitted = [stack.submit(*inputs, LONG) for _ in range(2)]
     for job_id in submitted:
         stack.wait_for(job_id, JobState.RUNNING, seconds=5)

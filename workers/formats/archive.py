@@ -117,8 +117,8 @@ def member_fault(member: zipfile.ZipInfo) -> str | None:
 def check_overlaps(file_name: str, members: list[zipfile.ZipInfo], end: int) -> None:
     """Refuse members that share bytes: each must end where the next begins, or before."""
     ordered = sorted(members, key=lambda member: member.header_offset)
-    starts = [member.header_offset for member in ordered[1:]] + [end]
-    for member, next_start in zip(ordered, starts, strict=True):
+    ends = [*(member.header_offset for member in ordered), end][1:]
+    for member, next_start in zip(ordered, ends, strict=True):
         name_bytes = len(member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437"))
         if member.header_offset + LOCAL_HEADER_BYTES + name_bytes + member.compress_size > next_start:
             raise InputRejected(

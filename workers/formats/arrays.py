@@ -6,12 +6,11 @@ The .npy header is parsed here from at most a few kilobytes; its own length fiel
 """
 
 import ast
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +82,7 @@ def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:
     return max(1, BLOCK_BYTES // max(1, prod(shape[1:]) * itemsize))
 
 
-def stream_rows(file: BinaryIO | io.BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
+def stream_rows(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
     """Blocks of rows from raw row-major bytes. Raises `InputRejected` ("truncated") when they end early."""
     step, row_bytes = rows_per_block(shape, dtype.itemsize), prod(shape[1:]) * dtype.itemsize
     for start in range(0, shape[0], step):
@@ -98,7 +97,7 @@ def stream_rows(file: BinaryIO | io.BufferedIOBase, shape: tuple[int, ...], dtyp
         yield np.frombuffer(raw, dtype).reshape(num_rows, *shape[1:])
 
 
-def read_exactly(file: BinaryIO | io.BufferedIOBase, size: int) -> bytes:
+def read_exactly(file: IO[bytes], size: int) -> bytes:
     """Up to `size` bytes, fewer only at the end of the file."""
     parts = []
     while size > 0 and (part := file.read(size)):
@@ -107,7 +106,7 @@ def read_exactly(file: BinaryIO | io.BufferedIOBase, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_npy_header(file: BinaryIO | io.BufferedIOBase, name: str) -> NpyHeader:
+def read_npy_header(file: IO[bytes], name: str) -> NpyHeader:
     """Parse the header of a .npy file (NumPy's format, versions 1 and 2) and judge its type and shape.
 
     Raises `InputRejected`: "object_array_refused", "dtype_refused", "npy_refused", "truncated".
@@ -134,11 +133,11 @@ def parse_npy_fields(text: bytes, name: str) -> tuple[tuple[int, ...], np.dtype[
         fields = ast.literal_eval(text.decode("latin1"))
         descr, order, shape = fields["descr"], fields["fortran_order"], fields["shape"]
         if len(fields) != 3 or not isinstance(descr, str) or type(order) is not bool:
-            raise ValueError("unexpected fields")
+            raise ValueError("unexpected fields")  # noqa: TRY301  one place translates all that is wrong with the text
         dtype = np.dtype(descr)
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise InputRejected(
-            f"{name} has a header that cannot be read; arrays of plain numbers are expected. Write it with numpy.savez.",
+            f"{name} has a header that cannot be read; expected an array of plain numbers. Write it with numpy.savez.",
             code="npy_refused",
         ) from error
     if not isinstance(shape, tuple) or len(shape) > MAX_AXES or not all(is_size(n) for n in shape):
@@ -167,12 +166,26 @@ def check_dtype(dtype: np.dtype[Any], name: str) -> None:
         )
 
 
-def memory_mapped_blocks(path: Path, offset: int, header: NpyHeader) -> Iterator[Array]:
-    """Blocks of rows of a column-major array, of which a row is scattered over the whole file."""
-    array = np.memmap(path, header.dtype, "r", offset, header.shape, "F" if header.fortran_order else "C")
+def gathered_blocks(path: Path, header: NpyHeader) -> Iterator[Array]:
+    """Blocks of rows of a column-major .npy file, of which a row is scattered over the whole file."""
+    try:
+        array = np.memmap(path, header.dtype, "r", header.length, header.shape, "F")
+    except OSError as error:
+        raise InputRejected(
+            f"An array of shape {list(header.shape)} is stored column by column and is too large to be turned. "
+            "Save it row by row: numpy.ascontiguousarray(x).",
+            code="too_large",
+        ) from error
     step = rows_per_block(header.shape, header.dtype.itemsize)
     for start in range(0, header.shape[0], step):
         yield np.ascontiguousarray(array[start : start + step])
+
+
+def stored_blocks(path: Path) -> Iterator[Array]:
+    """Blocks of rows of a row-major .npy file, read in order and never mapped: a jail counts mapped bytes."""
+    with path.open("rb") as file:
+        header = read_npy_header(file, path.name)
+        yield from stream_rows(file, header.shape, header.dtype)
 
 
 class ArrayWriter:

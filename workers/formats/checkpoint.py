@@ -143,7 +143,7 @@ def refuse_pickle(path: Path, fault: str, code: str = "pickle_refused") -> NoRet
 
 
 def load(path: Path, *, mmap: bool) -> Any:
-    """torch's own restricted loader, its errors translated."""
+    """The restricted loader of torch itself, its errors translated."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:

@@ -13,6 +13,7 @@ a pass over a split reads its file forwards.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def divide(num_rows: int, labels: npt.NDArray[np.int64] | None, fractions: Fract
     bounds = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1)) if num_rows else np.zeros(1, np.int64)
     shares = fractions.shares
     parts: dict[str, list[Rows]] = {name: [] for name in shares}
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         position = start
         for name, count in zip(shares, allocate(int(end - start), list(shares.values())), strict=True):
             parts[name].append(order[position : position + count])

@@ -22,7 +22,13 @@ from workers.formats.pictures import MAX_ENCODED_BYTES, Header, common_shape, de
 
 MAX_PICTURES = 1_000_000
 MAX_CLASSES = 100_000
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 DESKTOP_FILES = {"Thumbs.db", "desktop.ini"}
 LAYOUT = "expected class/picture.png, or train/class/picture.png (and validation, test)"
@@ -105,9 +111,7 @@ def check_encoded_sizes(pictures: Sequence[Picture]) -> None:
             )
 
 
-def pixel_source(
-    name: str, file: zipfile.ZipFile, pictures: Sequence[Picture], shape: tuple[int, int, int]
-) -> Source:
+def pixel_source(name: str, file: zipfile.ZipFile, pictures: Sequence[Picture], shape: tuple[int, int, int]) -> Source:
     """The pictures of one split, decoded block by block."""
     all_shape = (len(pictures), *shape)
 

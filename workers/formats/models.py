@@ -130,16 +130,14 @@ def resolved(architecture: Architecture, found: Found) -> Architecture:
 
 def sketched(architecture: Architecture) -> Architecture:
     """The same architecture at a placeholder's size, to learn the names of its layers."""
-    return checked_architecture(
-        architecture, {"input_shape": PLACEHOLDER_SHAPE, "num_classes": PLACEHOLDER_CLASSES}
-    )
+    return checked_architecture(architecture, {"input_shape": PLACEHOLDER_SHAPE, "num_classes": PLACEHOLDER_CLASSES})
 
 
 def checked_architecture(architecture: Architecture, changes: Mapping[str, Any]) -> Architecture:
     """An architecture with changed options, validated as if declared so."""
     options = architecture.options.model_dump(exclude_unset=True) | dict(changes)
     try:
-        return Architecture(name=architecture.name, options=options)  # type: ignore[arg-type]  # validated by name
+        return Architecture(name=architecture.name, options=options)
     except ValueError as error:
         raise InputRejected(
             f"The weights say options that {architecture.name} does not take ({dict(changes)}); "
@@ -154,7 +152,7 @@ def inferred_classes(architecture: Architecture, tensors: Mapping[str, Tensor], 
     if weight is None or weight.dim() != 2:
         raise InputRejected(
             f"num_classes is missing, and the weights do not say it: {architecture.name} keeps it in {last}, which "
-            f'{"is not there" if weight is None else f"has shape {list(weight.shape)}"}. '
+            f"{'is not there' if weight is None else f'has shape {list(weight.shape)}'}. "
             'Give it: "options": {"num_classes": …}.',
             code="option_missing",
         )
@@ -183,9 +181,7 @@ def construct(architecture: Architecture) -> nn.Module:
     if options.input_shape is None or options.num_classes is None:
         raise ValueError(f"{architecture.name} is incomplete: input_shape and num_classes must be known")
     own = options.model_dump(exclude={"input_shape", "num_classes"})
-    return build(
-        architecture.name, own, input_shape=options.input_shape, num_classes=options.num_classes, seed=None
-    )
+    return build(architecture.name, own, input_shape=options.input_shape, num_classes=options.num_classes, seed=None)
 
 
 def on_meta(architecture: Architecture) -> nn.Module:

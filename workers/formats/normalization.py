@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from service.contract.errors import InputRejected
 from service.contract.specs import Normalization
-from workers.formats.arrays import rows_per_block
+from workers.formats.arrays import stored_blocks
 from workers.training.data import Scaling
 
 # A channel that varies by less than float32 resolves is constant: it is centred, and divided by 1.
@@ -28,15 +28,18 @@ def scale_factor(dtype: np.dtype[Any], example_shape: tuple[int, ...]) -> float:
 
 
 def scaling_of(
-    normalize: Literal["auto"] | Normalization | None, factor: float, x: Path, rows: npt.NDArray[np.int64]
+    normalize: Literal["auto"] | Normalization | None,
+    factor: float,
+    x: Path,
+    rows: npt.NDArray[np.int64],
+    channels: int,
 ) -> Scaling:
-    """Return the scaling of a dataset; `x` is its canonical .npy file and `rows` its training rows.
+    """Return the scaling of a dataset; `x` is its canonical .npy file, `rows` its training rows, ascending.
 
     Raises `InputRejected` with code "normalization_mismatch" or "too_large".
     """
     if normalize is None:
         return Scaling(factor)
-    channels = int(np.load(x, mmap_mode="r").shape[1])
     if normalize == "auto":
         if channels > MAX_CHANNELS:
             raise InputRejected(
@@ -59,7 +62,7 @@ def scaling_of(
 def check_resolved(normalize: Normalization) -> None:
     """Refuse numbers that float32 cannot hold."""
     with np.errstate(over="ignore"):
-        mean, std = np.float32(normalize.mean), np.float32(normalize.std)
+        mean, std = np.array(normalize.mean, np.float32), np.array(normalize.std, np.float32)
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > np.finfo(np.float32).tiny).all()):
         raise InputRejected(
             "normalize holds numbers that float32 cannot hold; give means and standard deviations of ordinary size.",
@@ -70,18 +73,20 @@ def check_resolved(normalize: Normalization) -> None:
 def channel_moments(
     path: Path, rows: npt.NDArray[np.int64], factor: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation (population) per channel of `factor` * x over some rows, each (channels,)."""
-    x = np.load(path, mmap_mode="r")
-    channels = x.shape[1]
-    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
-    step = rows_per_block(x.shape, 8)
-    for start in range(0, len(rows), step):
-        block = x[rows[start : start + step]].reshape(-1, channels, int(np.prod(x.shape[2:])))
-        values = np.moveaxis(block, 1, 0).reshape(channels, -1).astype(np.float64) * factor
+    """Mean and standard deviation (population) per channel of `factor` * x over ascending rows, each (channels,)."""
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    position = 0  # of the block's first row in the file
+    for block in stored_blocks(path):
+        first, last = np.searchsorted(rows, (position, position + len(block)))
+        chosen = block[rows[first:last] - position]
+        position += len(block)
+        if not len(chosen):
+            continue
+        values = np.moveaxis(chosen, 1, 0).reshape(chosen.shape[1], -1).astype(np.float64) * factor
         block_count, block_mean = values.shape[1], values.mean(axis=1)
         delta, total = block_mean - mean, count + block_count
-        squares += ((values - block_mean[:, None]) ** 2).sum(axis=1) + delta**2 * (count * block_count / total)
-        mean += delta * (block_count / total)
+        squares = squares + ((values - block_mean[:, None]) ** 2).sum(axis=1) + delta**2 * (count * block_count / total)
+        mean = mean + delta * (block_count / total)
         count = total
     std = np.sqrt(squares / count)
     return mean, np.where(std > SMALLEST_RELATIVE_STD * np.maximum(1.0, np.abs(mean)), std, 1.0)

@@ -20,7 +20,7 @@ from workers.formats.arrays import (
     NpyHeader,
     Source,
     check_array_names,
-    memory_mapped_blocks,
+    gathered_blocks,
     read_npy_header,
     stream_rows,
 )
@@ -70,15 +70,13 @@ def source_of(name: str, file: zipfile.ZipFile, member: zipfile.ZipInfo, scratch
     return Source(name, header.shape, header.dtype, blocks)
 
 
-def member_blocks(
-    file: zipfile.ZipFile, member: zipfile.ZipInfo, header: NpyHeader, scratch: Path
-) -> Iterator[Array]:
+def member_blocks(file: zipfile.ZipFile, member: zipfile.ZipInfo, header: NpyHeader, scratch: Path) -> Iterator[Array]:
     """The rows of one member. A column-major one is first unpacked to disk, where its rows can be gathered."""
     if header.fortran_order and len(header.shape) > 1:
         unpacked = scratch / f"{member.filename}.unpacked"
         with file.open(member) as data, unpacked.open("wb") as copy:
             shutil.copyfileobj(data, copy, 2**20)
-        yield from memory_mapped_blocks(unpacked, header.length, header)
+        yield from gathered_blocks(unpacked, header)
         unpacked.unlink()
         return
     with file.open(member) as data:

@@ -157,10 +157,14 @@ SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 EVAL_MODE = "it draws random numbers that eval() could not switch off; call model.eval() before torch.export.export"
 UNINITIALISED = "it gives memory that nobody has written; use torch.zeros or torch.full in the model"
-DATA_DEPENDENT = "sizes or branches would depend on the values of tensors; write the model without .item() and nonzero()"
+DATA_DEPENDENT = (
+    "sizes or branches would depend on the values of tensors; write the model without .item() and nonzero()"
+)
 STORAGE = "it changes what a tensor's storage is; write the model with views and copies"
 REFUSED: dict[str, str] = {
-    **dict.fromkeys("rand rand_like bernoulli bernoulli_ randint randint_like randperm multinomial normal".split(), EVAL_MODE),
+    **dict.fromkeys(
+        "rand rand_like bernoulli bernoulli_ randint randint_like randperm multinomial normal".split(), EVAL_MODE
+    ),
     **dict.fromkeys("uniform_ normal_ random_ exponential_ log_normal_ cauchy_ geometric_".split(), EVAL_MODE),
     **dict.fromkeys("empty empty_like new_empty empty_strided new_empty_strided empty_permuted".split(), UNINITIALISED),
     **dict.fromkeys("item _local_scalar_dense nonzero nonzero_numpy unique unique_dim unique2".split(), DATA_DEPENDENT),
@@ -193,7 +197,9 @@ def refusal(target: str) -> str:
     if target.startswith("torch.ops.aten."):
         reason = REFUSED.get(target.split(".")[3], "it is not among the operators that Stillhouse knows to be safe")
     elif target.startswith("torch.ops.higher_order."):
-        reason = "control flow and regions are not read; write the model without them, or call model.eval() before export"
+        reason = (
+            "control flow and regions are not read; write the model without them, or call model.eval() before export"
+        )
     else:
         reason = "only PyTorch's own ATen operators are read; write this part of the model with them"
     return f"The graph calls {shown}, which is refused: {reason}."

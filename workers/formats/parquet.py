@@ -54,9 +54,7 @@ def check_footer(file_name: str, file: Any, max_bytes: int) -> None:
     """Judge number of columns and declared bytes."""
     metadata = file.metadata
     if metadata.num_columns > MAX_COLUMNS:
-        raise InputRejected(
-            f"{file_name} has {metadata.num_columns} columns; at most {MAX_COLUMNS}.", code="too_large"
-        )
+        raise InputRejected(f"{file_name} has {metadata.num_columns} columns; at most {MAX_COLUMNS}.", code="too_large")
     declared = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if declared > max_bytes:
         raise InputRejected(
@@ -107,9 +105,9 @@ def feature_source(file_name: str, file: Any, schema: Any, num_rows: int) -> Sou
     names = [name for name in schema.names if name != LABEL]
     wrong = [f"{name[:60]!r} ({schema.field(name).type})" for name in names if not is_number(schema.field(name).type)]
     if wrong or not names:
+        fault = f"columns {', '.join(wrong[:10])} are not numbers" if wrong else "there are no features"
         raise InputRejected(
-            f"{file_name}: {'columns ' + ', '.join(wrong[:10]) + ' are not numbers' if wrong else 'there are no features'}"
-            "; expected numeric feature columns, or one image column, and the label column y.",
+            f"{file_name}: {fault}; expected numeric feature columns, or one image column, and the label column y.",
             code="columns_refused",
         )
     shape = (num_rows, len(names))

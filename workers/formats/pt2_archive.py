@@ -47,7 +47,9 @@ EXPORT_AGAIN = "export it again with torch.export.export and torch.export.save o
 # What else may stand in a zip file of PyTorch's: a sign of it, the error's code, what it is and what to do.
 REFUSED: tuple[tuple[re.Pattern[str], str, str, str], ...] = (
     (
-        re.compile(r"(.*/)?serialized_(exported_program\.json|state_dict\.(pt|json)|constants\.(pt|json)|example_inputs\.pt)"),
+        re.compile(
+            r"(.*/)?serialized_(exported_program\.json|state_dict\.(pt|json)|constants\.(pt|json)|example_inputs\.pt)"
+        ),
         "pickle_refused",
         "this is an archive of an older torch, whose weights are pickled",
         EXPORT_AGAIN,
@@ -125,21 +127,28 @@ def open_archive(path: Path) -> Archive:
             raise malformed("it is too short to be an archive")
         # The map lives as long as a view of it.
         contents = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    entries = read_directory(contents)
+    entries, directory = read_directory(contents)
+    refuse_other_kinds(entries)
     root = common_root(entries)
     names = [entry.name.removeprefix(f"{root}/") for entry in entries]
     for name in names:
         expect(name)
-    ranges = contents_in_order(contents, entries)
+    ranges = contents_in_order(contents, entries, directory)
     readable = zip(names, ranges, strict=True)
     return Archive({name: contents[start:end] for name, (start, end) in readable if not UNOPENED.fullmatch(name)})
 
 
+def refuse_other_kinds(entries: list[Entry]) -> None:
+    """`InputRejected` for what is a zip file of PyTorch's, but not one of torch.export's with plain tensors."""
+    names = [(entry.name, entry.name.partition("/")[2]) for entry in entries]
+    for pattern, code, what, remedy in REFUSED:
+        for whole, inner in names:
+            if not UNOPENED.fullmatch(inner) and (pattern.fullmatch(whole) or pattern.fullmatch(inner)):
+                raise InputRejected(f"The archive holds {whole[:120]!r}: {what}. Please {remedy}.", code=code)
+
+
 def expect(name: str) -> None:
     """`InputRejected` unless a record of this name belongs into an archive that can be read."""
-    for pattern, code, what, remedy in REFUSED:
-        if pattern.fullmatch(name):
-            raise InputRejected(f"The archive holds {name[:120]!r}: {what}. Please {remedy}.", code=code)
     parts = name.split("/")
     if not (EXPECTED.fullmatch(name) or UNOPENED.fullmatch(name)) or ".." in parts or "" in parts:
         raise malformed(f"a record named {name[:120]!r} does not belong in it")
@@ -148,17 +157,15 @@ def expect(name: str) -> None:
 def common_root(entries: list[Entry]) -> str:
     """The one folder in which all records stand."""
     root = entries[0].name.partition("/")[0]
-    for entry in entries:
-        if not entry.name.startswith(f"{root}/"):
-            expect(entry.name)  # archives of other kinds have names by which they are known
-            raise malformed("its records stand in more than one folder")
+    if any(not entry.name.startswith(f"{root}/") for entry in entries):
+        raise malformed("its records do not stand in one folder")
     if not ROOT.fullmatch(root) or root in {".", ".."}:
         raise malformed("its folder has an impossible name")
     return root
 
 
-def read_directory(contents: memoryview) -> list[Entry]:
-    """All entries in order of the directory; the directory's own place and size are checked first."""
+def read_directory(contents: memoryview) -> tuple[list[Entry], int]:
+    """All entries in order of the directory, and where it begins; its place and size are checked first."""
     end = len(contents) - END.size
     signature, disk, start_disk, here, total, size, offset, comment = END.unpack(contents[end:])
     if signature != b"PK\x05\x06" or comment:
@@ -171,7 +178,7 @@ def read_directory(contents: memoryview) -> list[Entry]:
         raise malformed(f"its directory has {total} records in {size} bytes, beyond what is read")
     if offset + size != end:
         raise malformed("its directory is not where its end says")
-    return parse_entries(contents[offset:end], total)
+    return parse_entries(contents[offset:end], total), offset
 
 
 def has_locator(contents: memoryview, end: int) -> bool:
@@ -254,8 +261,8 @@ def zip64_values(extra: memoryview) -> list[int]:
     return []
 
 
-def contents_in_order(contents: memoryview, entries: list[Entry]) -> list[tuple[int, int]]:
-    """Where each entry's contents begin and end; together they must fill the file from its first byte, in a row."""
+def contents_in_order(contents: memoryview, entries: list[Entry], directory: int) -> list[tuple[int, int]]:
+    """Where each entry's contents begin and end; in a row they must fill the file up to the directory."""
     ranges = {}
     expected, slack = 0, 0
     for entry in sorted(entries, key=lambda entry: entry.offset):
@@ -263,11 +270,8 @@ def contents_in_order(contents: memoryview, entries: list[Entry]) -> list[tuple[
             raise malformed(f"{entry.name[:120]!r} overlaps another record or leaves a gap before it")
         start = contents_start(contents, entry)
         expected, slack = start + entry.size, LONGEST_DESCRIPTOR
-        if expected > len(contents):
-            raise malformed(f"{entry.name[:120]!r} reaches beyond the end of the file")
         ranges[entry.name] = (start, expected)
-    # The directory begins with its first entry's signature, after at most one descriptor.
-    if b"PK\x01\x02" not in bytes(contents[expected : expected + slack + 4]):
+    if not expected <= directory <= expected + slack:
         raise malformed("its last record reaches into the directory, or there is a gap between them")
     return [ranges[entry.name] for entry in entries]
 

@@ -15,7 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -94,7 +93,9 @@ def read_header(path: Path) -> Header:
         if size < 10:
             refuse(path, f"it has {size} bytes", "truncated")
         if length > MAX_HEADER_BYTES:
-            refuse(path, f"it declares a header of {length} bytes, and at most {MAX_HEADER_BYTES} are taken", "too_large")
+            refuse(
+                path, f"it declares a header of {length} bytes, and at most {MAX_HEADER_BYTES} are taken", "too_large"
+            )
         if 8 + length > size:
             refuse(path, f"its header should have {length} bytes, but the file ends at {size}", "truncated")
         raw = file.read(length)
@@ -193,7 +194,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 def raw_bytes(tensor: Tensor) -> memoryview:
     """A tensor's elements in row-major order, as little-endian bytes."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(np.empty(0, np.uint8))
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def state_without_aliases(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -148,6 +148,7 @@ class Loop:
             best_state=last if self.best_state is None else self.best_state,
             last_epoch=self.epoch,
             best_epoch=self.epoch if self.best_state is None else self.watch.best_epoch,
+            num_steps=self.step,
             stopped_early=self.epoch < self.training.epochs,
             precision=self.learner.precision,
             history=tuple(self.history),

@@ -16,6 +16,7 @@ class TrainingOutcome:
     best_state: State  # of the epoch that did best on the validation split; without one, the last
     last_epoch: int
     best_epoch: int
+    num_steps: int  # that were taken
     stopped_early: bool
     precision: str  # that the model was trained in
     history: tuple[dict[str, float], ...]  # one a epoch: "epoch" and the epoch's metrics

@@ -1,5 +1,9 @@
 """A whole report, as a distillation job with a control ends with."""
 
+from typing import TypeVar
+
+from torch import Tensor
+
 from service.contract.reports import Environment, Latency, Report, Selection, StageOutcome
 from tests.unit.evaluation.predictions import labelled_logits
 from workers.evaluation.cost import Cost
@@ -14,7 +18,23 @@ LATENCIES = {
 }
 
 
-def answers(*, control=True, other=True, labelled=True, student_strength=2.5, num_examples=300):
+T = TypeVar("T")
+
+
+def present(value: T | None) -> T:
+    """What must be there."""
+    assert value is not None
+    return value
+
+
+def answers(
+    *,
+    control: bool = True,
+    other: bool = True,
+    labelled: bool = True,
+    student_strength: float = 2.5,
+    num_examples: int = 300,
+) -> tuple[dict[str, Tensor], Tensor | None]:
     """Logits by role, and labels."""
     teacher, labels = labelled_logits(0, num_examples, strength=4.0)
     strengths = {"student": student_strength}
@@ -26,7 +46,14 @@ def answers(*, control=True, other=True, labelled=True, student_strength=2.5, nu
     return logits, labels if labelled else None
 
 
-def report(logits=None, labels=None, *, split="test", latencies=LATENCIES) -> Report:
+def report(
+    logits: dict[str, Tensor] | None = None,
+    labels: Tensor | None = None,
+    *,
+    split: str = "test",
+    latencies: dict[str, tuple[Latency, ...]] = LATENCIES,
+) -> Report:
+    """The report on these answers, or on the ones above."""
     if logits is None:
         logits, labels = answers()
     roles = {"teacher": "teacher", "student": "student", "control": "student"}

@@ -18,7 +18,7 @@ from workers.evaluation.quality import (
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_measure_is_what_its_formula_says(seed):
+def test_every_measure_is_what_its_formula_says(seed: int) -> None:
     logits, labels = labelled_logits(seed)
     rows, predicted = logits.double().tolist(), logits.argmax(1).tolist()
     found = output_information(logits)
@@ -32,7 +32,7 @@ def test_every_measure_is_what_its_formula_says(seed):
     assert label_information(logits, labels) == pytest.approx(expected)
 
 
-def test_scikit_learn_finds_the_same():
+def test_scikit_learn_finds_the_same() -> None:
     logits, labels = labelled_logits(7, num_examples=500)
     predicted = logits.argmax(1)
     assert accuracy(logits, labels).value == metrics.accuracy_score(labels, predicted)
@@ -45,7 +45,7 @@ def test_scikit_learn_finds_the_same():
     assert label_information(logits, labels) == pytest.approx(plug_in + correction)
 
 
-def test_a_perfect_model_tells_all_there_is_to_know_about_the_labels():
+def test_a_perfect_model_tells_all_there_is_to_know_about_the_labels() -> None:
     labels = torch.arange(CLASSES).repeat(40)
     logits = 100.0 * torch.nn.functional.one_hot(labels, CLASSES)
     assert accuracy(logits, labels).value == 1
@@ -53,14 +53,14 @@ def test_a_perfect_model_tells_all_there_is_to_know_about_the_labels():
     assert output_information(logits)["claimed_information"] == pytest.approx(math.log(CLASSES))
 
 
-def test_a_model_that_ignores_its_input_tells_nothing():
+def test_a_model_that_ignores_its_input_tells_nothing() -> None:
     labels = torch.arange(CLASSES).repeat(40)
     logits = torch.tensor([[3.0, 1.0, 0.0, 0.0, 0.0]]).repeat(len(labels), 1)
     assert label_information(logits, labels) == pytest.approx(0, abs=1e-9)
     assert output_information(logits)["claimed_information"] == pytest.approx(0, abs=1e-9)
 
 
-def test_a_confidently_wrong_model_claims_much_and_is_never_right():
+def test_a_confidently_wrong_model_claims_much_and_is_never_right() -> None:
     labels = torch.arange(CLASSES).repeat(40)
     logits = 50.0 * torch.nn.functional.one_hot((labels + 1) % CLASSES, CLASSES)
     assert not correct(logits, labels).any()
@@ -68,7 +68,7 @@ def test_a_confidently_wrong_model_claims_much_and_is_never_right():
     assert output_information(logits)["claimed_information"] == pytest.approx(math.log(CLASSES))
 
 
-def test_classes_that_never_occur_take_no_memory():
+def test_classes_that_never_occur_take_no_memory() -> None:
     labels = torch.tensor([5, 99_999, 5])
     logits = torch.zeros(3, 100_000)
     logits[[0, 1, 2], [5, 99_999, 7]] = 1

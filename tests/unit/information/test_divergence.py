@@ -55,6 +55,12 @@ def test_kl_is_infinite_where_p_has_mass_and_q_none_and_only_there() -> None:
     assert float(kl_divergence_from_logits(q.log(), p.log())) == pytest.approx(math.log(2))
 
 
+def test_mass_that_underflows_is_still_mass_that_q_excludes() -> None:
+    p, q = torch.tensor([0.0, -200.0]), torch.tensor([0.0, -math.inf])
+    assert float(torch.softmax(p, -1)[1]) == 0.0
+    assert float(kl_divergence_from_logits(p, q)) == math.inf
+
+
 def test_kl_of_finite_logits_is_finite_however_small_the_probabilities() -> None:
     a, b = torch.tensor([300.0, 0.0]), torch.tensor([0.0, 300.0])
     assert float(kl_divergence_from_logits(a, b)) == pytest.approx(300.0)
@@ -91,8 +97,18 @@ def test_the_gradient_of_kl_is_the_difference_of_the_softmaxes(logits: tuple[Ten
 def test_gradients_are_those_of_finite_differences(divergence: Divergence, logits: tuple[Tensor, Tensor]) -> None:
     a, b = (z[:2, :4].clone().requires_grad_() for z in logits)
     assert torch.autograd.gradcheck(divergence, (a, b))
-    nearly = (a.detach() + 1e-3).requires_grad_()
+    nearly = (a.detach() + 1e-3 * b.detach()).requires_grad_()
     assert torch.autograd.gradcheck(divergence, (a, nearly))
+    assert torch.autograd.gradgradcheck(divergence, (a, b))
+
+
+def test_gradients_per_example_come_by_vmap(logits: tuple[Tensor, Tensor]) -> None:
+    def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_divergence_from_logits(teacher, student)
+
+    a, b = logits
+    gradients = torch.func.vmap(torch.func.grad(divergence))(b, a)
+    torch.testing.assert_close(gradients, torch.softmax(b, -1) - torch.softmax(a, -1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

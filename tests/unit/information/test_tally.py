@@ -6,7 +6,7 @@ from torch import Tensor
 from tests.reference import information as reference
 from workers.information.bootstrap import Resampling
 from workers.information.mutual import predictive_information
-from workers.information.tally import JointTally, PredictionTally
+from workers.information.tally import QUANTUM, JointTally, PredictionTally
 
 
 @pytest.fixture
@@ -39,6 +39,12 @@ def test_a_prediction_tally_measures_what_the_formulas_say(logits: Tensor) -> No
 @pytest.mark.parametrize("batch_size", [1, 10, 257])
 def test_a_prediction_tally_is_the_same_to_the_last_bit_whatever_the_batches(logits: Tensor, batch_size: int) -> None:
     assert state(tally(logits, batch_size)) == state(tally(logits.flip(0), 100))
+
+
+def test_the_quanta_are_rounded_and_not_cut_off(logits: Tensor) -> None:
+    exact = 257 * reference.predictive_entropy(logits.double().tolist())
+    # 257 roundings leave about 5 quanta; cutting off would leave 128.
+    assert abs(tally(logits, 64).entropy_quanta - exact / QUANTUM) < 25
 
 
 def test_prediction_tallies_merge_exactly(logits: Tensor) -> None:

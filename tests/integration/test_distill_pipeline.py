@@ -1,0 +1,277 @@
+"""The distillation job on real handwritten digits, in this process: from canonical folders to a verified artifact."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from service.contract.errors import Invalid, NotAvailable
+from service.contract.reports import Report
+from service.contract.specs import (
+    Architecture,
+    DatasetDeclaration,
+    DistillSpec,
+    KdObjective,
+    ModelDeclaration,
+    Training,
+)
+from tests.unit.training.blobs import CPU, Crash, Interrupting, Listening, fingerprint
+from workers.distillation.objectives import labels_only
+from workers.formats.datasets import load_dataset, read_dataset
+from workers.formats.models import facts_of, read_model, write_canonical
+from workers.job import JobContext, JobResult
+from workers.journal import Silent, Stopped
+from workers.material import built
+from workers.pipeline import PIPELINES, stages_of
+from workers.training.checkpoint import load_checkpoint
+from workers.training.loop import train
+
+TEACHER, STUDENT, DATASET = "mdl_" + 26 * "1", "mdl_" + 26 * "2", "dat_" + 26 * "3"
+UPLOAD = "upl_" + 26 * "0"
+SHAPE = [1, 8, 8]
+TRAINING = {"epochs": 6, "batch_size": 64, "optimizer": {"name": "adamw", "lr": 0.005}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def mlp(*hidden: int, dropout: float = 0.0) -> Architecture:
+    options = {"input_shape": SHAPE, "num_classes": 10, "hidden": hidden, "dropout": dropout}
+    return Architecture.model_validate({"name": "mlp", "options": options})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Canonical folders of the digits, of a teacher trained on them, and of an untrained student."""
+    root = tmp_path_factory.mktemp("inputs")
+    folders = {name: root / name for name in (TEACHER, STUDENT, DATASET)}
+    for folder in folders.values():
+        folder.mkdir()
+    digits = load_digits()
+    np.savez(root / "data.npz", x=digits.images[:, None].astype(np.float32), y=digits.target)
+    declared = {"name": "digits", "files": {"data.npz": UPLOAD}, "transform": {"normalize": "auto"}}
+    read_dataset(root, DatasetDeclaration.model_validate(declared), folders[DATASET], max_bytes=2**30)
+    dataset, training = load_dataset(folders[DATASET]), Training.model_validate({**TRAINING, "epochs": 12})
+    for name, architecture, epochs in ((TEACHER, mlp(128, 64), 12), (STUDENT, mlp(12), 0)):
+        network = built(architecture, seed=1)
+        if epochs:
+            train(network, dataset, labels_only(KdObjective()), training, seed=1, device=CPU, journal=Silent())
+        facts = facts_of(architecture, network)
+        write_canonical(network.state_dict(), architecture, facts, folders[name])
+    return folders
+
+
+def spec_of(student: dict[str, Any] | None = None, **config: Any) -> DistillSpec:
+    student = student or {"architecture": {"name": "mlp", "options": {"hidden": [16], "dropout": 0.1}}}
+    return DistillSpec.model_validate(
+        {
+            "type": "distill",
+            "teacher": TEACHER,
+            "dataset": DATASET,
+            "student": student,
+            "config": {"training": TRAINING, **config},
+            "seed": 3,
+        }
+    )
+
+
+def context_of(spec: DistillSpec, inputs: dict[str, Path], work_dir: Path, **changes: Any) -> JobContext:
+    work_dir.mkdir(parents=True, exist_ok=True)
+    context = JobContext(
+        job_id="job_" + 26 * "4",
+        spec=spec,
+        inputs=inputs,
+        work_dir=work_dir,
+        seed=spec.seed,
+        device=CPU,
+        num_threads=1,
+        checkpoint=None,
+        journal=Listening(),
+    )
+    return replace(context, **changes)
+
+
+def run(context: JobContext) -> JobResult:
+    return PIPELINES[context.spec.type](context)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[JobResult, Listening, DistillSpec]:
+    spec, journal = spec_of(control=True), Listening()
+    return run(context_of(spec, inputs, tmp_path_factory.mktemp("work"), journal=journal)), journal, spec
+
+
+def test_the_student_is_smaller_and_close_to_its_teacher(finished: tuple[JobResult, Listening, DistillSpec]) -> None:
+    report = Report.model_validate(finished[0].report)
+    assert report.split == "test"
+    assert report.teacher.accuracy is not None
+    assert report.student.accuracy is not None
+    assert report.teacher.accuracy.value > 0.93
+    assert report.student.accuracy.value > 0.85
+    assert report.student.parameters == 64 * 16 + 16 + 16 * 10 + 10
+    assert report.comparison.agreement.value > 0.85
+    assert report.control is not None
+    assert report.distillation_effect is not None
+    assert report.selection.selected == "best"
+
+
+def test_every_stage_is_told_and_timed(finished: tuple[JobResult, Listening, DistillSpec]) -> None:
+    result, journal, spec = finished
+    assert tuple(journal.stages) == stages_of(spec)
+    timed = {stage.name: stage.seconds for stage in Report.model_validate(result.report).stages}
+    assert list(timed) == ["loading", "teacher", "training", "control", "evaluating"]
+    assert all(seconds > 0 for seconds in timed.values())
+
+
+def test_metrics_of_student_and_control_are_told_apart(finished: tuple[JobResult, Listening, DistillSpec]) -> None:
+    points = finished[1].metric_points
+    names = {name for _, values in points for name in values}
+    assert {"train/loss", "validation/kl", "control/train/loss", "control/validation/accuracy"} <= names
+    assert [step for step, values in points if "validation/kl" in values] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_artifact_says_what_made_it(finished: tuple[JobResult, Listening, DistillSpec]) -> None:
+    result, _, _ = finished
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["lineage"] == {"job": "job_" + 26 * "4", "teacher": TEACHER, "dataset": DATASET}
+    assert manifest["seed"] == 3
+    assert manifest["verification"] is not None
+    for name, facts in manifest["files"].items():
+        assert hashlib.sha256((result.folder / name).read_bytes()).hexdigest() == facts["sha256"]
+    assert {"model.safetensors", "model.pt2", "report.json", "README.md", "learning_curve.svg"} <= set(
+        manifest["files"]
+    )
+
+
+def test_the_result_can_be_the_teacher_of_the_next_job(
+    finished: tuple[JobResult, Listening, DistillSpec], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    result, _, _ = finished
+    out = tmp_path / "canonical"
+    out.mkdir()
+    declared = {**result.declaration, "files": {"model.safetensors": UPLOAD}}
+    facts = read_model(result.folder, ModelDeclaration.model_validate(declared), out)
+    assert facts == result.facts
+    student = {"architecture": {"name": "mlp", "options": {"hidden": [4]}}}
+    next_job = context_of(spec_of(student), {**inputs, TEACHER: out}, tmp_path / "work", journal=UntilEvaluation())
+    assert len(train_all(next_job)) == 2
+
+
+@dataclass
+class UntilEvaluation(Interrupting):
+    """Ends the process when all training is done; what it made is in the last checkpoint."""
+
+    def stage(self, name: str) -> None:
+        super().stage(name)
+        if name == "evaluating":
+            raise Crash
+
+
+def train_all(context: JobContext) -> dict[str, str]:
+    """Run the job up to its evaluation; return the hashes of all weights that it trained."""
+    journal = context.journal
+    assert isinstance(journal, UntilEvaluation)
+    with pytest.raises(Crash):
+        run(context)
+    finished = load_checkpoint(journal.checkpoints[-1][0])["finished"]
+    states = ("best_state", "last_state")
+    return {f"{name} {state}": fingerprint(finished[name][state]) for name in finished for state in states}
+
+
+@pytest.fixture(scope="module")
+def expected(
+    inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, str], UntilEvaluation]:
+    journal = UntilEvaluation()
+    hashes = train_all(context_of(spec_of(control=True), inputs, tmp_path_factory.mktemp("whole"), journal=journal))
+    assert len(hashes) == 4
+    return hashes, journal
+
+
+@pytest.mark.parametrize("at", [1, 4, 8, 30, 105, 135, 150, 210])
+def test_a_killed_job_makes_the_same_student_and_control(
+    expected: tuple[dict[str, str], UntilEvaluation], inputs: dict[str, Path], tmp_path: Path, at: int
+) -> None:
+    spec = spec_of(control=True)
+    killed, resumed = Interrupting(crash_at=at, due_every=7), UntilEvaluation()
+    with pytest.raises(Crash):
+        run(context_of(spec, inputs, tmp_path / "first", journal=killed))
+    checkpoint, _ = killed.checkpoints[-1]
+    again = context_of(spec, inputs, tmp_path / "second", checkpoint=checkpoint, journal=resumed)
+    assert train_all(again) == expected[0]
+    # Each step of training asks once whether a checkpoint is due, and one is every 7 steps.
+    steps_done_twice = killed.due_asked + resumed.due_asked - expected[1].due_asked
+    assert 0 <= steps_done_twice < 7
+
+
+def test_a_job_stopped_in_each_of_its_trainings_does_nothing_twice(
+    expected: tuple[dict[str, str], UntilEvaluation], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, checkpoint = spec_of(control=True), None
+    told: list[tuple[int, dict[str, float]]] = []
+    stages: list[str] = []
+    for attempt, stop_at in enumerate((60, 60, 80)):
+        journal: Listening = Interrupting(stop_at=stop_at)
+        with pytest.raises(Stopped):
+            run(context_of(spec, inputs, tmp_path / str(attempt), checkpoint=checkpoint, journal=journal))
+        checkpoint = journal.checkpoints[-1][0]
+        told += journal.metric_points
+        stages.append(journal.stages[-1])
+    journal = UntilEvaluation()
+    final = train_all(context_of(spec, inputs, tmp_path / "last", checkpoint=checkpoint, journal=journal))
+    assert final == expected[0]
+    assert set(stages) == {"training", "control"}
+    assert losses(told + journal.metric_points) == losses(expected[1].metric_points)
+
+
+def losses(points: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, float]]:
+    return [(step, name, value) for step, values in points for name, value in values.items() if "loss" in name]
+
+
+def test_a_resumed_job_keeps_the_number_of_threads(inputs: dict[str, Path], tmp_path: Path) -> None:
+    spec, killed = spec_of(), Interrupting(crash_at=30, due_every=7)
+    with pytest.raises(Crash):
+        run(context_of(spec, inputs, tmp_path / "first", journal=killed))
+    checkpoint, _ = killed.checkpoints[-1]
+    train_all(context_of(spec, inputs, tmp_path / "second", checkpoint=checkpoint, num_threads=2,
+                         journal=UntilEvaluation()))  # fmt: skip
+    assert torch.get_num_threads() == 1
+
+
+def test_a_registered_model_is_trained_on_or_drawn_anew(inputs: dict[str, Path], tmp_path: Path) -> None:
+    hashes = []
+    for reset in (False, True):
+        spec = spec_of({"model": STUDENT, "reset": reset}, training={**TRAINING, "epochs": 1})
+        hashes.append(train_all(context_of(spec, inputs, tmp_path / str(reset), journal=UntilEvaluation())))
+    assert hashes[0] != hashes[1]
+
+
+def test_what_does_not_fit_is_told_before_anything_runs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    student = {"architecture": {"name": "mlp", "options": {"num_classes": 7}}}
+    with pytest.raises(Invalid, match="7 outputs"):
+        run(context_of(spec_of(student), inputs, tmp_path))
+
+
+def test_an_architecture_that_cannot_be_built_is_told_with_its_field(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(Invalid) as caught:
+        run(context_of(spec_of({"architecture": {"name": "lenet5", "options": {}}}), inputs, tmp_path))
+    assert caught.value.errors[0].pointer == "/student/architecture/options"
+
+
+def test_shrinking_is_not_pretended(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable):
+        run(context_of(spec_of({"shrink": {"macs": 0.25}}), inputs, tmp_path))
