@@ -1,6 +1,6 @@
 """The zoo: one small network of every common kind, with example inputs, for tests of whatever reads models.
 
-    for name in ARCHITECTURES: network, inputs = specimen(name)
+for name in ARCHITECTURES: network, inputs = specimen(name)
 """
 
 import warnings

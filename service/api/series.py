@@ -17,13 +17,14 @@ from service.contract.records import JobRecord, Metric
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Point = tuple[str, int, float | None]
+StepAndValue = Annotated[list[int | float | None], Field(min_length=2, max_length=2)]
 CSV = "text/csv"
 
 
 class Series(BaseModel):
     """Series by name: pairs of step and value; a value is null where it was not finite."""
 
-    series: dict[str, list[tuple[int, float | None]]] = Field(
+    series: dict[str, list[StepAndValue]] = Field(
         examples=[{"validation/accuracy": [[100, 0.91], [200, 0.93]]}]
     )
 
@@ -64,9 +65,9 @@ def _as_csv(points: Iterable[Point]) -> str:
 
 
 def _as_series(points: Iterable[Point]) -> Series:
-    series: dict[str, list[tuple[int, float | None]]] = {}
+    series: dict[str, list[StepAndValue]] = {}
     for name, step, value in points:
-        series.setdefault(name, []).append((step, value))
+        series.setdefault(name, []).append([step, value])
     return Series(series=series)
 
 

@@ -254,7 +254,7 @@ class ShrunkStudent(Frozen):
 
 
 def _student_kind(student: Any) -> str | None:
-    keys = student if isinstance(student, Mapping) else vars(student)
+    keys = student if isinstance(student, Mapping) else getattr(student, "__dict__", {})
     return next((key for key in ("architecture", "model", "shrink") if key in keys), None)
 
 

@@ -175,9 +175,11 @@ def test_the_result_can_be_the_teacher_of_the_next_job(
 class UntilEvaluation(Interrupting):
     """Ends the process when all training is done; what it made is in the last checkpoint."""
 
+    last: str = "evaluating"
+
     def stage(self, name: str) -> None:
         super().stage(name)
-        if name == "evaluating":
+        if name == self.last:
             raise Crash
 
 
@@ -275,3 +277,19 @@ def test_an_architecture_that_cannot_be_built_is_told_with_its_field(inputs: dic
 def test_shrinking_is_not_pretended(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(NotAvailable):
         run(context_of(spec_of({"shrink": {"macs": 0.25}}), inputs, tmp_path))
+
+
+def test_unlabelled_data_are_distilled_from_the_teacher_alone(inputs: dict[str, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=load_digits().images[:400, None].astype(np.float32))
+    out = tmp_path / "unlabelled"
+    out.mkdir()
+    declared = {"name": "digits", "files": {"data.npz": UPLOAD}, "transform": {"normalize": "auto"}}
+    read_dataset(tmp_path, DatasetDeclaration.model_validate(declared), out, max_bytes=2**30)
+    folders = {**inputs, DATASET: out}
+    journal = UntilEvaluation(last="exporting")
+    train_all(context_of(spec_of(objective={"alpha": 0.0}), folders, tmp_path / "work", journal=journal))
+    told = journal.metric_points[-1][1]
+    assert told["validation/kl"] < journal.metric_points[0][1]["validation/kl"]
+    assert not any("accuracy" in name for name in told)
+    with pytest.raises(Invalid, match="no labels"):
+        run(context_of(spec_of(objective={"alpha": 0.5}), folders, tmp_path / "refused"))

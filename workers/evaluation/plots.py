@@ -21,9 +21,11 @@ History = Mapping[str, Sequence[Mapping[str, float]]]
 
 COLOURS = {"student": "#0072B2", "control": "#D55E00"}
 MARKERS = {"student": "o", "control": "s"}
+# In grey, student and control differ by their dashes where they have no markers.
+DASHES = {"student": (0, (2, 1.5)), "control": (0, (6, 2, 1, 2))}
 STYLES: dict[str, dict[str, Any]] = {
-    "train": {"linestyle": (0, (2, 1.5)), "linewidth": 1.2},
-    "validation": {"linestyle": "-", "linewidth": 1.8, "markersize": 4},
+    "train": {"linewidth": 1.2},
+    "validation": {"linewidth": 1.8, "markersize": 4},
 }
 # The losses of student and control are different functions: only their own course can be compared.
 PANELS = {"loss": "Loss, each by its own objective (nats)", "accuracy": "Accuracy"}
@@ -60,11 +62,17 @@ def _draw(axes: Axes, history: History, quantity: str) -> None:
             if not points:
                 continue
             epochs, values = zip(*points, strict=True)
-            marker = MARKERS[model] if split == "validation" else ""
-            # About twelve markers whatever the number of epochs: more would hide the line.
-            every = max(1, len(points) // 12)
+            marked = split == "validation"
             axes.plot(
-                epochs, values, color=COLOURS[model], marker=marker, markevery=every, label=f"{model}, {split}", **style
+                epochs,
+                values,
+                color=COLOURS[model],
+                linestyle="-" if marked else DASHES[model],
+                marker=MARKERS[model] if marked else "",
+                # About twelve markers whatever the number of epochs: more would hide the line.
+                markevery=max(1, len(points) // 12),
+                label=f"{model}, {split}",
+                **style,
             )
 
 

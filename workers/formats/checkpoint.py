@@ -150,5 +150,7 @@ def load(path: Path, *, mmap: bool) -> Any:
         refuse_pickle(path, f"torch refuses its pickle ({(str(error) or repr(error)).splitlines()[0][:200]})")
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  a hostile pickle makes the loader fail in any way it likes
+    except Exception as error:  # a hostile pickle makes the loader fail in any way it likes
+        if "allocate memory" in str(error):  # torch's allocator has no error of its own
+            raise
         refuse_pickle(path, f"torch cannot load it ({(str(error) or repr(error)).splitlines()[0][:200]})", "truncated")

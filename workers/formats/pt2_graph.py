@@ -172,9 +172,7 @@ def argument(builder: GraphBuilder, given: schema.Argument) -> Any:
     return ARGUMENTS[kind(given)](builder, only(given, "argument"))
 
 
-def arranged(
-    overload: "OpOverload[..., Any]", named: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arranged(overload: "OpOverload[..., Any]", named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """`named` as positional and keyword arguments, in the schema's order; every name must be the schema's."""
     formals = schema_arguments(overload)
     unknown = named.keys() - {formal.name for formal in formals}
@@ -315,6 +313,4 @@ def detached(builder: GraphBuilder, value: fx.Node) -> fx.Node:
 
 def possible_modules(names: Mapping[str, object], called: tuple[schema.ModuleCall, ...]) -> frozenset[str]:
     """Names under which a layer without tensors may stand: those of modules, and of no tensor or part of one."""
-    return frozenset(
-        call.fqn for call in called if call.fqn not in names and call.fqn and is_qualified_name(call.fqn)
-    )
+    return frozenset(call.fqn for call in called if call.fqn not in names and call.fqn and is_qualified_name(call.fqn))

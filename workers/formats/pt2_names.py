@@ -26,7 +26,9 @@ def reserved_names() -> frozenset[str]:
 
 
 def refuse(what: str, name: str, rule: str) -> InputRejected:
-    return InputRejected(f"The {what} {name[:120]!r} cannot be read: {rule}. Rename it and export again.", code="name_refused")
+    return InputRejected(
+        f"The {what} {name[:120]!r} cannot be read: {rule}. Rename it and export again.", code="name_refused"
+    )
 
 
 def qualified_name(name: str) -> str:

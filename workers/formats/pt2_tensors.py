@@ -74,7 +74,10 @@ def checked_meta(name: str, payload: Payload) -> TensorMeta:
             code="pickle_refused",
         )
     if payload.tensor_meta.layout != STRIDED:
-        raise InputRejected(f"{name[:120]!r} is sparse or quantised; convert it with .to_dense() and export again.", code="layout_refused")
+        raise InputRejected(
+            f"{name[:120]!r} is sparse or quantised; convert it with .to_dense() and export again.",
+            code="layout_refused",
+        )
     floating = dtype_of(payload.tensor_meta.dtype, name).is_floating_point
     complex_ = dtype_of(payload.tensor_meta.dtype, name).is_complex
     if payload.is_param and payload.tensor_meta.requires_grad and not (floating or complex_):
@@ -104,7 +107,9 @@ def view(
     if reach > available or len(record) % dtype.itemsize:
         raise malformed(f"{name[:120]!r} needs {reach} elements of {dtype}, but its record has {len(record)} bytes")
     if not is_injective(sizes, strides):
-        raise malformed(f"the elements of {name[:120]!r} overlap each other; call .contiguous() on it before the export")
+        raise malformed(
+            f"the elements of {name[:120]!r} overlap each other; call .contiguous() on it before the export"
+        )
     flat = aligned(record, dtype)
     return flat.as_strided(sizes, strides, offset) if sizes else flat[offset]
 

@@ -75,7 +75,8 @@ def viewed_input(node: fx.Node) -> fx.Node | None:
 def looked_at_later(node: fx.Node, memory: dict[fx.Node, fx.Node], position: dict[fx.Node, int]) -> bool:
     """Whether the memory that `node` writes over is used after it through another value."""
     others = [
-        other for other, owner in memory.items()
+        other
+        for other, owner in memory.items()
         if owner is memory[node] and other is not node and position[other] < position[node]
     ]
     return any(position[user] > position[node] for other in others for user in other.users)

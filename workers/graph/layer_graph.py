@@ -7,7 +7,7 @@ that its state dict is the original's, and a copy is a copy.
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from torch import fx, nn
 
@@ -22,21 +22,21 @@ class LayerGraph(fx.GraphModule):
     buffers); output. `node.meta["val"]` is described in tensor_meta.py.
     """
 
-    @classmethod
-    def assemble(cls, root: nn.Module, graph: fx.Graph, symbols: Mapping[str, SymbolRange]) -> Self:
+    @staticmethod
+    def assemble(root: nn.Module, graph: fx.Graph, symbols: Mapping[str, SymbolRange]) -> "LayerGraph":
         """A network of the tensors and layers of `root`, whose forward is `graph`."""
-        module = cls(nn.Module(), fx.Graph(), class_name="LayerGraph")
+        module = LayerGraph(nn.Module(), fx.Graph(), class_name="LayerGraph")
         for part in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             getattr(module, part).update(getattr(root, part))
         module.graph = graph
         module.meta["symbols"] = dict(symbols)
         return module
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LayerGraph":
         root = nn.Module()
         for part in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             getattr(root, part).update(copy.deepcopy(getattr(self, part), memo))
-        copied = type(self).assemble(root, copy.deepcopy(self.graph), self.symbols)
+        copied = LayerGraph.assemble(root, copy.deepcopy(self.graph), self.symbols)
         copied.training = self.training
         return copied
 

@@ -211,5 +211,3 @@ TRAINING_ARGUMENTS: dict[str, str] = {
     **dict.fromkeys(["dropout_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout_"], "train"),
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "train"),
 }
-
-

@@ -4,7 +4,7 @@ What an archive says about its tensors is a claim. Every analysis here stands on
 and compared; and after surgery they are computed again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ from workers.graph.tensor_meta import SymbolicSize, TensorMeta
 class Recorder(fx.Interpreter):
     """Runs a graph node by node and keeps what each gave."""
 
-    def __init__(self, network: LayerGraph) -> None:
+    def __init__(self, network: LayerGraph, after_node: Callable[[fx.Node], None]) -> None:
         super().__init__(network, garbage_collect_values=False)
         self.results: dict[fx.Node, Any] = {}
+        self.after_node = after_node
 
     def run_node(self, n: fx.Node) -> Any:
         try:
@@ -31,24 +32,28 @@ class Recorder(fx.Interpreter):
         except Exception as error:
             raise InputRejected(inconsistent(n, str(error).partition("\n")[0]), code="graph_inconsistent") from error
         self.results[n] = result
+        self.after_node(n)
         return result
 
 
 class Recorded(nn.Module):
     """A module whose forward is the recorder's, so that tensors can be swapped for meta ones."""
 
-    def __init__(self, network: LayerGraph) -> None:
+    def __init__(self, network: LayerGraph, after_node: Callable[[fx.Node], None]) -> None:
         super().__init__()
         self.network = network
-        self.recorder = Recorder(network)
+        self.recorder = Recorder(network, after_node)
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.recorder.run(*inputs)
 
 
-def propagate(network: LayerGraph) -> Mapping[fx.Node, Any]:
-    """What every node gives for the example inputs: meta tensors in place of tensors, numbers as they are."""
-    recorded = Recorded(network)
+def propagate(network: LayerGraph, after_node: Callable[[fx.Node], None] = lambda _: None) -> Mapping[fx.Node, Any]:
+    """What every node gives for the example inputs: meta tensors in place of tensors, numbers as they are.
+
+    `after_node` is called with each node when it has been computed.
+    """
+    recorded = Recorded(network, after_node)
     meta = {name: as_meta(tensor) for name, tensor in recorded.named_parameters()}
     meta |= {name: as_meta(tensor) for name, tensor in recorded.named_buffers()}
     inputs = tuple(

@@ -55,9 +55,9 @@ class _DivergenceTerms(torch.autograd.Function):
         # Any difference that is not near 0 does for a class without mass: there the term is q or infinite.
         difference = (log_p - log_q).masked_fill(torch.isneginf(log_p) | without_q, 1)
         # d + expm1(−d) is never negative; max() undoes a last bit that expm1 rounded down.
-        close = torch.expm1(-difference).add_(difference).clamp_(min=0).mul(p)
+        close = torch.expm1(-difference).add_(difference).clamp(min=0).mul(p)
         far = (p * difference).sub_(p).add_(q)
-        return torch.where(difference.abs_() < 0.5, close, far).masked_fill_(
+        return torch.where(difference.abs() < 0.5, close, far).masked_fill(
             without_q & ~torch.isneginf(log_p), torch.inf
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.contract.errors import FieldError, Invalid
 from service.contract.specs import Training
 from workers.training.optimizers import optimizer_of, set_learning_rate
 from workers.training.precision import Precision, autocast, gradient_scaler, resolve_precision
@@ -32,12 +33,13 @@ class Learner:
         loss: Loss,
         learning_rate: float,
     ) -> tuple[Tensor, Tensor]:
-        """Take one step; return the loss before it, a scalar, and the logits (B, K), both without gradients."""
+        """Take one step; return the loss before it, a scalar, and the logits (B, K), both without gradients.
+
+        Raises Invalid for a single example where the model needs more.
+        """
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.precision, self.device):
-            logits = self.model(x)
-        logits = logits.float()
+        logits = self._forward(x)
         value = loss(logits, taught, labels)
         self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]  # torch's own
         if self.gradient_clip is not None:
@@ -46,6 +48,18 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value.detach(), logits.detach()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        try:
+            with autocast(self.precision, self.device):
+                logits: Tensor = self.model(x)
+        except ValueError as error:
+            if len(x) > 1:
+                raise
+            text = f"the model cannot be trained on a batch of one example ({error}); use a batch_size of 2 or more"
+            wrong = FieldError(pointer="/config/training/batch_size", detail=text)
+            raise Invalid(text, errors=(wrong,)) from error
+        return logits.float()
 
     def is_finite(self) -> bool:
         """Whether every weight is a number."""

@@ -12,7 +12,7 @@ from workers.evaluation.report import build_report
 ENVIRONMENT = Environment(device="cpu", threads=1, precision="float32", versions={"torch": "2.13.0"})
 SELECTION = Selection(selected="best", epoch=7, other="last", other_epoch=30)
 COSTS = {"teacher": Cost(4000, 400_000, 16_000), "student": Cost(1000, 100_000, 4000)}
-LATENCIES = {
+LATENCIES: dict[str, tuple[Latency, ...]] = {
     "teacher": (Latency(batch=1, median_seconds=0.0022, iqr_seconds=0.0001),),
     "student": (Latency(batch=1, median_seconds=0.0020, iqr_seconds=0.0001),),
 }

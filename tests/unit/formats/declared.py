@@ -1,5 +1,6 @@
 """Declarations and files as users send them, for the tests of the readers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_dataset_in(
     return read_dataset(folder, declare_dataset(file, **fields), out, max_bytes=max_bytes), out
 
 
-def read_arrays(folder: Path, fields: dict[str, Any] | None = None, **arrays: Any) -> tuple[dict[str, Any], Path]:
+def read_arrays(folder: Path, fields: Mapping[str, Any] | None = None, /, **arrays: Any) -> tuple[dict[str, Any], Path]:
     """Save arrays as data.npz, compressed, and read them."""
     np.savez_compressed(folder / "data.npz", **arrays)
     return read_dataset_in(folder, **(fields or {}))

@@ -244,7 +244,7 @@ def test_a_whole_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_archive_is_refused_by_name(tmp_path: Path) -> None:
-    torch.jit.script(nn.Linear(4, 3)).save(tmp_path / "checkpoint.pt")
+    torch.jit.script(nn.Linear(4, 3)).save(tmp_path / "checkpoint.pt")  # type: ignore[no-untyped-call]  # torch's own
     error = rejected(tmp_path, declare_model("checkpoint.pt"))
     assert error.specific_code == "torchscript_refused"
     assert "TorchScript" in error.detail

@@ -144,6 +144,19 @@ def test_classes_masked_in_both_leave_value_and_gradient_as_they_were() -> None:
         assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
+def test_a_class_masked_in_one_alone_leaves_finite_gradients_in_both() -> None:
+    a = torch.tensor([1.0, -math.inf, 0.0], requires_grad=True)
+    b = torch.tensor([0.0, 0.5, 2.0], requires_grad=True)
+    for value in (
+        kl_divergence_from_logits(a, b),
+        reverse_kl_divergence_from_logits(b, a),
+        jensen_shannon_from_logits(a, b),
+    ):
+        assert bool(torch.isfinite(value))
+        gradients = torch.autograd.grad(value, (a, b))
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
 def test_gradients_through_probabilities_are_finite_at_zero() -> None:
     logits = torch.tensor([0.0, 1.0, -200.0], requires_grad=True)
     q = torch.softmax(logits, -1)

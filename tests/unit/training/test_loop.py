@@ -177,3 +177,8 @@ def test_lower_precisions_train_too_and_keep_float32_weights(precision: str) -> 
     assert outcome.precision == precision
     assert outcome.history[-1]["train/loss"] < outcome.history[0]["train/loss"]
     assert all(tensor.dtype in {torch.float32, torch.int64} for tensor in outcome.last_state.values())
+
+
+def test_batch_norm_on_single_examples_is_told_in_words() -> None:
+    with pytest.raises(Invalid, match="use a batch_size of 2 or more"):
+        trained(Training(epochs=1, batch_size=1))
