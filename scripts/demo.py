@@ -25,37 +25,38 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.console import Console
 
 from service.client import Client
 from service.tables import print_report
+from service.terminal import console as terminal
 from service.watching import watch
 
 SCRIPTS = Path(__file__).parent
 TEACHER = {"name": "resnet20", "options": {"input_shape": [1, 28, 28], "num_classes": 10}}
 STUDENT = {"name": "resnet8", "options": {}}
-START_SECONDS = 120.0
 Json = dict[str, Any]
-console = Console()
+console = terminal()
 
 
 class Narrated(httpx.HTTPTransport):
-    """Sends requests and prints each with its answer; the polls of a watched job are only counted."""
+    """Sends requests and prints each with its answer; one that repeats the last, and polls, are only counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.quiet = False
         self.polls = 0
+        self.last = ""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request."""
         started = time.monotonic()
         response = super().handle_request(request)
-        if self.quiet:
+        line = f"{request.method} {request.url.path} → {response.status_code}"
+        if self.quiet or line == self.last:
             self.polls += 1
         else:
-            milliseconds = (time.monotonic() - started) * 1000
-            tell(f"{request.method} {request.url.path} → {response.status_code}, {milliseconds:.0f} ms")
+            tell(f"{line}, {(time.monotonic() - started) * 1000:.0f} ms")
+        self.last = line
         return response
 
 
@@ -73,7 +74,8 @@ def trained_teacher(folder: Path) -> tuple[Path, Path]:
     """Return the teacher's weights and the digits, made by the script in this repository if need be."""
     weights, digits = folder / "teacher.safetensors", folder / "digits.npz"
     if not (weights.exists() and digits.exists()):
-        subprocess.run([sys.executable, str(SCRIPTS / "train_teacher.py"), str(folder)], check=True)
+        environ = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait sleep: other programs run here too
+        subprocess.run([sys.executable, str(SCRIPTS / "train_teacher.py"), str(folder)], check=True, env=environ)
     else:
         tell(f"{weights} is there from an earlier run; delete it to train it again")
     return weights, digits
@@ -110,7 +112,7 @@ def address_and_key(server: "subprocess.Popen[str]") -> tuple[str, str]:
     raise SystemExit("stillhouse serve ended before it was ready; what it said stands above")
 
 
-def register(client: Client, weights: Path, digits: Path) -> tuple[str, str]:
+def register(client: Client, transport: Narrated, weights: Path, digits: Path) -> tuple[str, str]:
     """Upload and register both; return the ids of the teacher and the dataset once they are inspected."""
     step("Upload and register the teacher and the digits")
     ids = [
@@ -119,6 +121,8 @@ def register(client: Client, weights: Path, digits: Path) -> tuple[str, str]:
     ]
     for resource_id in ids:
         found = client.wait_until_inspected(resource_id)
+        tell(f"  (the same again until a worker has read it: {transport.polls} times)")
+        transport.polls = 0
         if found["state"] != "ready":
             raise SystemExit(f"{resource_id} was rejected: {found['error']['detail']}")
         tell(f"{resource_id}: {found['name']} is ready")
@@ -146,7 +150,7 @@ def distilled(client: Client, transport: Narrated, teacher: str, dataset: str, e
         },
     }
     job = client.submit(spec, idempotency_key=f"demo-{os.getpid()}")
-    transport.quiet = True
+    transport.quiet, transport.polls = True, 0
     job = watch(client, job["id"], console)
     transport.quiet = False
     tell(f"({transport.polls} requests while watching: GET /v1/jobs/{job['id']} with Prefer: wait, and its metrics)")
@@ -192,7 +196,7 @@ def main() -> None:
     with serving(data) as (url, api_key):
         transport = Narrated()
         with Client(url, api_key, transport=transport) as client:
-            job = distilled(client, transport, *register(client, weights, digits), given.epochs)
+            job = distilled(client, transport, *register(client, transport, weights, digits), given.epochs)
             report = client.report(job["id"])
             step("Download the student and check its hashes")
             client.download(job["result"]["model_id"], artifact)
@@ -206,4 +210,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; Stillhouse was stopped")

@@ -95,24 +95,28 @@ def explain(error: Exception) -> tuple[str, int] | None:
     from service.connection import ClientError
     from service.contract.errors import Invalid, StillhouseError
 
-    told: dict[type[Exception], tuple[str, int]] = {
-        Invalid: (str(error), WRONG_COMMAND),
-        StillhouseError: (str(error), FAILED),
-        ClientError: (with_fields(error), FAILED),
-        NotInTime: (str(error), FAILED),
-        SettingsError: (str(error), WRONG_COMMAND),
+    codes: dict[type[Exception], int] = {
+        Invalid: WRONG_COMMAND,
+        SettingsError: WRONG_COMMAND,
+        StillhouseError: FAILED,
+        ClientError: FAILED,
+        NotInTime: FAILED,
     }
     if isinstance(error, ValidationError) and error.title == "Settings":
         return wrong_settings(error), WRONG_COMMAND
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", FAILED
-    return next((answer for kind, answer in told.items() if isinstance(error, kind)), None)
+    code = next((code for kind, code in codes.items() if isinstance(error, kind)), None)
+    return None if code is None else (with_fields(error), code)
 
 
 def with_fields(error: Exception) -> str:
-    """Return a message with a line for each wrong field that it does not name itself."""
-    fields = [f"  {pointer}: {detail}" for pointer, detail in getattr(error, "errors", ()) if detail not in str(error)]
-    return "\n".join([str(error), *fields])
+    """Return a problem's message with a line for each wrong field that it does not name itself."""
+    from service.connection import ProblemError
+
+    fields = error.errors if isinstance(error, ProblemError) else ()
+    more = [f"  {pointer}: {detail}" for pointer, detail in fields if pointer not in str(error)]
+    return "\n".join([str(error), *more])
 
 
 def wrong_settings(error: "ValidationError") -> str:

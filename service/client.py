@@ -87,11 +87,12 @@ class Client:
     def wait_until_inspected(self, resource_id: str, timeout: float = 600.0) -> Json:
         """Return a model or dataset once a worker has read it: ready, or rejected with its `error`."""
         get = self.model if resource_id.startswith("mdl_") else self.dataset
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, 0.1
         while (resource := get(resource_id))["state"] not in SETTLED:
             if time.monotonic() > deadline:
                 raise NotInTime(f"{resource_id} is still {resource['state']} after {timeout:g} s; is a worker running?")
-            time.sleep(0.25)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
         return resource
 
     def download(self, model_id: str, folder: Path, progress: Progress | None = None) -> dict[str, str]:

@@ -45,13 +45,21 @@ class Serving:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """What the children are told."""
-        return os.environ | {
-            "STILLHOUSE_DATA_DIR": str(self.settings.data_dir),
-            "STILLHOUSE_DATABASE_URL": self.settings.database,
-            "STILLHOUSE_BROKER_URL": self.settings.broker,
-            "STILLHOUSE_STORAGE_URL": self.settings.storage,
-        }
+        """What the children are told.
+
+        Threads of OpenMP that wait do so asleep: by default they spin, and on a machine that does anything
+        else besides training that made it ten times slower.
+        """
+        return (
+            {"OMP_WAIT_POLICY": "PASSIVE"}
+            | os.environ
+            | {
+                "STILLHOUSE_DATA_DIR": str(self.settings.data_dir),
+                "STILLHOUSE_DATABASE_URL": self.settings.database,
+                "STILLHOUSE_BROKER_URL": self.settings.broker,
+                "STILLHOUSE_STORAGE_URL": self.settings.storage,
+            }
+        )
 
     @property
     def address(self) -> str:

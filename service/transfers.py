@@ -135,7 +135,7 @@ def _fetch(connection: Connection, url: str, part: Path, tag_file: Path, progres
             with part.open(mode) as file:
                 done = file.tell()
                 total = done + int(response.headers.get("content-length", 0))
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                for chunk in response.iter_bytes():  # as they arrive, so that a cut loses nothing
                     done += file.write(chunk)
                     if progress is not None:
                         progress(done, total)

@@ -17,11 +17,15 @@ LINE_EVERY = 0.1  # of the whole, where there is no terminal
 def watch(client: "Client", job_id: str, console: "Console") -> Json:
     """Show the job until it is done, and return it."""
     follow = follow_live if console.is_terminal else follow_in_lines
-    *_, job = follow(client.watch(job_id), lambda: latest(client.metrics(job_id, max_points=2)), console)
+
+    def metrics(job: Json) -> str:
+        return latest(client.metrics(job_id, max_points=2), (job["stage"] or {}).get("name", ""))
+
+    *_, job = follow(client.watch(job_id), metrics, console)
     return job
 
 
-def follow_live(jobs: Iterator[Json], metrics: Callable[[], str], console: "Console") -> Iterator[Json]:
+def follow_live(jobs: Iterator[Json], metrics: Callable[[Json], str], console: "Console") -> Iterator[Json]:
     """Draw a bar that moves, with the stage, the share that is done, the time left and the latest metrics."""
     with bar(console) as progress:
         task = progress.add_task("waiting", total=1.0, metrics="")
@@ -30,7 +34,7 @@ def follow_live(jobs: Iterator[Json], metrics: Callable[[], str], console: "Cons
                 task,
                 description=headline(job),
                 completed=fraction(job),
-                metrics=f"{time_left(job)}{metrics()}",
+                metrics=f"{time_left(job)}{metrics(job)}",
             )
             yield job
 
@@ -49,14 +53,14 @@ def bar(console: "Console") -> "Progress":
     )
 
 
-def follow_in_lines(jobs: Iterator[Json], metrics: Callable[[], str], console: "Console") -> Iterator[Json]:
+def follow_in_lines(jobs: Iterator[Json], metrics: Callable[[Json], str], console: "Console") -> Iterator[Json]:
     """Print a line when the state or stage changes, and every tenth of the way."""
     last: tuple[str, int] | None = None
     for job in jobs:
         now = (headline(job), int(fraction(job) / LINE_EVERY))
         if now != last:
             percent = f"{fraction(job):4.0%}"
-            line = "  ".join(part for part in (percent, headline(job), f"{time_left(job)}{metrics()}") if part)
+            line = "  ".join(part for part in (percent, headline(job), f"{time_left(job)}{metrics(job)}") if part)
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         last = now
         yield job
@@ -86,9 +90,10 @@ def time_left(job: Json) -> str:
     return f"{minutes}:{seconds:02d} left  "
 
 
-def latest(series: Json) -> str:
-    """Return the last point of a few series, validation before training."""
-    last = {name: points[-1] for name, points in series.items() if points}
+def latest(series: Json, stage: str) -> str:
+    """Return the last point of a few series, the stage's own if it has some, validation before training."""
+    own = {name: points for name, points in series.items() if name.startswith(f"{stage}/")}
+    last = {name: points[-1] for name, points in (own or series).items() if points}
     newest_first = sorted(last, key=lambda name: (-last[name][0], "validation" not in name, "accuracy" not in name))
     shown = [name for name in newest_first if last[name][1] is not None][:SHOWN_METRICS]
     return "  ".join(f"{name} {last[name][1]:.4g}" for name in shown)

@@ -3,6 +3,8 @@
 for name in ARCHITECTURES: network, inputs = specimen(name)
 """
 
+import functools
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ from tests.zoo.convolutional import (
 from workers.students.architectures import build
 
 BATCH = 3
+ARCHIVES = tempfile.TemporaryDirectory(prefix="zoo-")  # lives as long as the tests
 
 
 def builtin(name: str, **options: int) -> nn.Module:
@@ -94,6 +97,14 @@ def specimen(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(), make_inputs()
+
+
+@functools.cache
+def exported(name: str, *, training: bool = False) -> Path:
+    """The archive of `specimen(name)`, written once per run of the tests."""
+    network, inputs = specimen(name)
+    mode = "training" if training else "evaluation"
+    return export(network, inputs, Path(ARCHIVES.name) / f"{name}_{mode}.pt2", training=training)
 
 
 def export(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, training: bool = False) -> Path:

@@ -48,6 +48,7 @@ def _warm(**_: Any) -> None:
 
 
 def _begin(sender: Any, **_: Any) -> None:
+    child.wait_until_warm()  # before the first message: a job that an idle, warm worker could run is not for this one
     queues = [name for name in TASKS if name in sender.app.amqp.queues.consume_from]
     queue: Queue = queues[0]
     company.extend([Presence(station, queue, sender.hostname), Sweeper(station)])

@@ -39,10 +39,11 @@ class Checkpoint(Earlier):
     num_threads: int
     previous: Earlier | None = None
 
-    def followed_by(self, file: StoredFile, step: int) -> "Checkpoint":
-        """Return the record of a newer checkpoint."""
-        before = Earlier(sha256=self.sha256, size=self.size, step=self.step)
-        return Checkpoint(sha256=file.sha256, size=file.size, step=step, num_threads=self.num_threads, previous=before)
+    @classmethod
+    def after(cls, before: "Checkpoint | None", file: StoredFile, step: int, num_threads: int) -> "Checkpoint":
+        """Return the record of a checkpoint that follows `before`."""
+        previous = None if before is None else Earlier(sha256=before.sha256, size=before.size, step=before.step)
+        return cls(sha256=file.sha256, size=file.size, step=step, num_threads=num_threads, previous=previous)
 
     @property
     def digests(self) -> list[str]:
@@ -55,10 +56,16 @@ def recorded(row: Mapping[str, Any] | None) -> Checkpoint | None:
     return None if row is None else Checkpoint.model_validate(row)
 
 
-def restore(storage: Storage, checkpoint: Checkpoint, folder: Path) -> tuple[Path | None, list[str]]:
-    """Fetch the newest checkpoint that is what was recorded; return it and what was wrong with newer ones."""
+def restore(storage: Storage, wanted: Checkpoint, folder: Path) -> tuple[Path | None, Checkpoint | None, list[str]]:
+    """Fetch the newest checkpoint that is what was recorded.
+
+    Return its path and its record, and what was wrong with newer ones.
+    """
+    candidates = [wanted]
+    if wanted.previous is not None:
+        candidates.append(Checkpoint(**wanted.previous.model_dump(), num_threads=wanted.num_threads))
     complaints = []
-    for candidate in filter(None, (checkpoint, checkpoint.previous)):
+    for candidate in candidates:
         path = folder / f"resume-{candidate.step}.checkpoint"
         try:
             storage.fetch(candidate.sha256, path)
@@ -66,10 +73,10 @@ def restore(storage: Storage, checkpoint: Checkpoint, folder: Path) -> tuple[Pat
             complaints.append(f"the checkpoint of step {candidate.step} is not in the storage")
             continue
         if hash_file(path).sha256 == candidate.sha256:
-            return path, complaints
+            return path, candidate, complaints
         path.unlink()
         complaints.append(f"the checkpoint of step {candidate.step} is damaged: its hash is not the recorded one")
-    return None, complaints
+    return None, None, complaints
 
 
 def discard(database: Database, storage: Storage, job_id: str, digests: Sequence[str]) -> None:

@@ -19,14 +19,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from workers import limits
-from workers.lifeline import Lease, Lifeline
-from workers.pipe import Channel, Message, StopRequest
+from workers.lifeline import Lifeline
+from workers.pipe import Channel, LastWord, Message, StopRequest
 
 PRELOAD = ["workers.child", "workers.runner"]
 CONTEXT = multiprocessing.get_context("forkserver")
 HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
 IMPORTED_BY = os.getpid()  # in a child of a fork server that preloaded this module: the fork server
 JOIN_SECONDS = 5.0
+MAX_BATCH = 256
 
 
 def warm() -> None:
@@ -40,16 +41,24 @@ def warm() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def wait_until_warm() -> None:
+    """Return once the fork server has imported what it preloads, and children start at once."""
+    Child("workers.child:rest", "").end()
+
+
 class Child:
     """A running child, as its supervisor sees it."""
 
-    def __init__(self, entry: str, order: str, lease: Lease | None = None) -> None:
-        """Start `entry` ("module:function"), which is called with `order` and its `Lifeline`."""
+    def __init__(self, entry: str, order: str, lease_seconds: float | None = None) -> None:
+        """Start `entry` ("module:function"), which is called with `order` and its `Lifeline`.
+
+        With `lease_seconds` it waits for its first `Beat` before it does anything.
+        """
         warm()
         here, there = CONTEXT.Pipe()
         self.memory_kills_before = limits.kernel_memory_kills()
         self.peak_memory = 0
-        self.process = CONTEXT.Process(target=_main, args=(entry, order, there, lease), daemon=True)
+        self.process = CONTEXT.Process(target=_main, args=(entry, order, there, lease_seconds), daemon=True)
         self.process.start()
         there.close()
         self.channel = Channel(here)
@@ -66,7 +75,8 @@ class Child:
 
     def receive(self, seconds: float) -> Message | None:
         """Return the next message; None when none came in time, or when none will come (`at_end`)."""
-        self._watch_memory()
+        if seconds:
+            self._watch_memory()
         ready = wait([self.channel.connection, self.process.sentinel], seconds)
         if not ready:
             return None
@@ -78,6 +88,15 @@ class Child:
         except (EOFError, OSError, ValueError):  # gone, or it speaks nonsense: either way it has nothing to tell
             self._at_end = True
             return None
+
+    def receive_all(self, seconds: float) -> list[Message]:
+        """Return what has come within `seconds`, up to a last word: many reports cost one transaction."""
+        messages: list[Message] = []
+        while (message := self.receive(0 if messages else seconds)) is not None:
+            messages.append(message)
+            if isinstance(message, LastWord) or len(messages) == MAX_BATCH:
+                break
+        return messages
 
     @property
     def at_end(self) -> bool:
@@ -124,7 +143,7 @@ def death(child: Child, exit_code: int | None) -> str:
 # In the child ------------------------------------------------------------------------------------
 
 
-def _main(entry: str, order: str, connection: Connection, lease: Lease | None) -> None:
+def _main(entry: str, order: str, connection: Connection, lease_seconds: float | None) -> None:
     limits.die_with_parent()
     if IMPORTED_BY not in {os.getpid(), os.getppid()}:
         os._exit(1)  # the fork server died before the kernel knew what to do then
@@ -134,10 +153,14 @@ def _main(entry: str, order: str, connection: Connection, lease: Lease | None) -
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     limits.forbid_core_dumps()
-    lifeline = Lifeline(Channel(connection), lease)
+    lifeline = Lifeline(Channel(connection), lease_seconds)
     lifeline.start()
     module, _, function = entry.partition(":")
     getattr(importlib.import_module(module), function)(order, lifeline)
+
+
+def rest(_order: str, _lifeline: Lifeline) -> None:
+    """Do nothing: the child whose start shows that the fork server is warm."""
 
 
 def _let_the_fork_server_go() -> None:

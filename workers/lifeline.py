@@ -13,52 +13,51 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 
 from workers.pipe import Beat, Channel, StopRequest
 
 ORPHANED = 75  # exit code: EX_TEMPFAIL
 
 
-@dataclass(frozen=True)
-class Lease:
-    """For how many seconds the child may work after `since` (monotonic clock) without hearing a beat."""
-
-    since: float
-    seconds: float
-
-
 class Lifeline:
     """Listens on a thread. `stop_requested` is set once the supervisor asks for a stop."""
 
-    def __init__(self, channel: Channel, lease: Lease | None) -> None:
+    def __init__(self, channel: Channel, lease_seconds: float | None = None) -> None:
+        """`lease_seconds` is how long after a beat the child may work; None is for work that needs no lease."""
         self.channel = channel
         self.stop_requested = threading.Event()
-        self._since = 0.0 if lease is None else lease.since
-        self._seconds = None if lease is None else lease.seconds
+        self._lease_seconds = lease_seconds
+        self._ends_at: float | None = None
 
     def start(self) -> None:
-        """Begin to listen."""
-        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+        """Wait for the first beat, where there are beats, then listen on a thread.
 
-    def _left(self) -> float | None:
-        return None if self._seconds is None else self._since + self._seconds - time.monotonic()
+        The first beat says when the lease began. Between that moment and this process's start lies
+        perhaps the import of torch: only now does the child know whether the lease still holds.
+        """
+        if self._lease_seconds is not None:
+            self._ends_at = time.monotonic() + self._lease_seconds
+            self._hear_or_end()
+        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
     def _listen(self) -> None:
         while True:
-            left = self._left()
-            if left is not None and left <= 0:
-                end_this_process()
-            try:
-                if self.channel.poll(left):
-                    self._hear()
-            except (EOFError, OSError):
-                end_this_process()
+            self._hear_or_end()
+
+    def _hear_or_end(self) -> None:
+        left = None if self._ends_at is None else self._ends_at - time.monotonic()
+        if left is not None and left <= 0:
+            end_this_process()
+        try:
+            if self.channel.poll(left):
+                self._hear()
+        except (EOFError, OSError):
+            end_this_process()
 
     def _hear(self) -> None:
         message = self.channel.receive()
-        if isinstance(message, Beat):
-            self._since = message.at
+        if isinstance(message, Beat) and self._lease_seconds is not None:
+            self._ends_at = message.at + self._lease_seconds
         elif isinstance(message, StopRequest):
             self.stop_requested.set()
 

@@ -18,7 +18,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from service.contract.errors import FieldError, Invalid
-from service.contract.records import DatasetRecord, JobRecord, ModelRecord
+from service.contract.records import DatasetRecord, JobRecord, JobState, ModelRecord, ResourceState
 from service.contract.specs import LABEL_PATTERN
 
 Row = TypeVar("Row", JobRecord, ModelRecord, DatasetRecord)
@@ -78,7 +78,10 @@ class Listing:
         return statement.order_by(record.id.desc()).limit(self.limit + 1)
 
     def page(self, session: Session, record: type[Row], owner: str) -> tuple[Sequence[Row], str | None]:
-        """Return this page's rows, and the next page's token."""
+        """Return this page's rows, and the next page's token. Raises Invalid for a state that the record has not."""
+        known = [str(state) for state in (JobState if record is JobRecord else ResourceState)]
+        if not set(self.states) <= set(known):
+            raise wrong_query("state", f"expected some of {', '.join(known)}")
         rows = session.scalars(self.select(record, owner)).all()
         more = len(rows) > self.limit
         rows = rows[: self.limit]
@@ -88,15 +91,13 @@ class Listing:
 def _listing(
     limit: Limit = 50,
     page_token: PageToken = None,
-    state: Annotated[list[str] | None, Query(description="Only these states; may be repeated.")] = None,
-    label: Annotated[list[str] | None, Query(description="Only with this label, `key:value`; may be repeated.")] = None,
+    state: Annotated[list[str], Query(description="Only these states; may be repeated.")] = [],  # noqa: B006  FastAPI copies it
+    label: Annotated[list[str], Query(description="Only with this label, `key:value`; may be repeated.")] = [],  # noqa: B006  see above
 ) -> Listing:
     before = None if page_token is None else decode_token(page_token)
     if before is not None and not isinstance(before, str):
         raise wrong_query("page_token", "a token of another list")
-    if any("\0" in text for text in state or ()):
-        raise wrong_query("state", "no state has this name")
-    return Listing(limit, before, tuple(state or ()), tuple(map(_label, label or ())))
+    return Listing(limit, before, tuple(state), tuple(map(_label, label)))
 
 
 ListingDep = Annotated[Listing, Depends(_listing)]

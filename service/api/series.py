@@ -24,9 +24,7 @@ CSV = "text/csv"
 class Series(BaseModel):
     """Series by name: pairs of step and value; a value is null where it was not finite."""
 
-    series: dict[str, list[StepAndValue]] = Field(
-        examples=[{"validation/accuracy": [[100, 0.91], [200, 0.93]]}]
-    )
+    series: dict[str, list[StepAndValue]] = Field(examples=[{"validation/accuracy": [[100, 0.91], [200, 0.93]]}])
 
 
 def thinned(

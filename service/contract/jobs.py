@@ -180,9 +180,11 @@ def start(session: Session, held: Claim) -> None:
 
 
 def report_stage(session: Session, held: Claim, name: str, index: int, total: int) -> None:
-    """A stage of the pipeline begins."""
+    """A stage of the pipeline begins, and its progress with it."""
     stage = {"name": name, "index": index, "total": total}
-    fenced_update(session, held, stage=stage)
+    at = session.scalar(select(clock()))
+    progress = {"fraction": 0.0, "step": 0, "total_steps": None, "eta_seconds": None, "updated_at": at}
+    fenced_update(session, held, stage=stage, progress=progress)
     record_event(session, held.id, "stage", **stage)
 
 

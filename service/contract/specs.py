@@ -171,7 +171,16 @@ class SGD(Frozen):
         return self
 
 
-Optimizer = Annotated[AdamW | SGD, Field(discriminator="name")]
+def _named(default: str) -> Discriminator:
+    """Choose the kind by `name`; options without a name belong to the default kind."""
+
+    def name_of(options: Any) -> str:
+        return str(options.get("name", default) if isinstance(options, Mapping) else getattr(options, "name", default))
+
+    return Discriminator(name_of)
+
+
+Optimizer = Annotated[Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")], _named("adamw")]
 
 
 class Cosine(Frozen):
@@ -198,7 +207,10 @@ class Constant(Frozen):
     warmup_epochs: float = Field(0.0, ge=0)
 
 
-Schedule = Annotated[Cosine | Step | Constant, Field(discriminator="name")]
+Schedule = Annotated[
+    Annotated[Cosine, Tag("cosine")] | Annotated[Step, Tag("step")] | Annotated[Constant, Tag("constant")],
+    _named("cosine"),
+]
 
 
 class EarlyStopping(Frozen):

@@ -39,7 +39,10 @@ def inputs(stack: Stack) -> tuple[str, str]:
     found = stack.teacher(), stack.digits()
     for resource_id in found:
         until(lambda key=resource_id: stack.resource(key).state != ResourceState.INSPECTING, what="the inspection")
-        assert stack.resource(resource_id).state == ResourceState.READY, (stack.resource(resource_id).error, inspector.log)
+        assert stack.resource(resource_id).state == ResourceState.READY, (
+            stack.resource(resource_id).error,
+            inspector.log,
+        )
     assert inspector.end() == 0
     return found
 
@@ -80,7 +83,6 @@ def test_a_job_is_claimed_run_and_published(stack: Stack, inputs: tuple[str, str
 def test_a_job_runs_a_fraction_of_a_second_after_its_submission(
     stack: Stack, inputs: tuple[str, str], worker: Worker
 ) -> None:
-    stack.wait_for(stack.submit(*inputs, SHORT), JobState.SUCCEEDED)  # torch is imported, the inputs are in the cache
     job_id = stack.submit(*inputs, LONG)
     submitted = time.monotonic()
     stack.wait_for(job_id, JobState.RUNNING)
@@ -109,9 +111,7 @@ def test_the_celery_process_never_imports_torch_and_its_children_never_import_ce
     stack.wait_for(job_id, JobState.CANCELLED)
 
 
-def test_a_cancelled_job_frees_its_worker_within_seconds(
-    stack: Stack, inputs: tuple[str, str], worker: Worker
-) -> None:
+def test_a_cancelled_job_frees_its_worker_within_seconds(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
     job_id = stack.submit(*inputs, LONG)
     stack.wait_for_training(job_id)
     child = worker.child()
@@ -122,8 +122,10 @@ def test_a_cancelled_job_frees_its_worker_within_seconds(
     assert not child.alive()
     print(f"\ncancel to free: {time.monotonic() - asked:.2f} s")
     assert num_results(stack, job_id) == 0
-    following = stack.submit(*inputs, SHORT)
-    stack.wait_for(following, JobState.SUCCEEDED)
+    following = stack.submit(*inputs, LONG)
+    stack.wait_for(following, JobState.RUNNING)
+    stack.cancel(following)
+    stack.wait_for(following, JobState.CANCELLED)
 
 
 def test_a_job_past_its_deadline_fails(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
@@ -136,7 +138,7 @@ def test_a_job_past_its_deadline_fails(stack: Stack, inputs: tuple[str, str], wo
 def test_a_killed_child_is_tried_again_from_its_checkpoint(
     stack: Stack, inputs: tuple[str, str], worker: Worker
 ) -> None:
-    job_id = stack.submit(*inputs, 150)
+    job_id = stack.submit(*inputs, 300)
     until(lambda: stack.job(job_id).checkpoint, what="a checkpoint")
     child = worker.child()
     assert child is not None
@@ -165,39 +167,25 @@ def test_a_job_that_kills_its_process_again_and_again_fails_with_the_reason(
     assert "SIGSEGV" in job.error["detail"]
 
 
-def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes(
+def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes_its_job(
     stack: Stack, inputs: tuple[str, str], worker: Worker
 ) -> None:
-    job_id = stack.submit(*inputs, 150)
-    until(lambda: stack.job(job_id).checkpoint, what="a checkpoint")
+    job_id = stack.submit(*inputs, 300)
+    stack.wait_for_training(job_id)
+    stack.worker(1)
     family = worker.family()
     assert any("forkserver" in process.command for process in family)
     assert worker.child() is not None
     worker.end(signal.SIGKILL)
     killed = time.monotonic()
-    until(lambda: not any(process.alive() for process in family), seconds=5, what="the end of the whole family")
-    assert time.monotonic() - killed < LEASE_SECONDS
-    stack.worker()
-    until(lambda: stack.job(job_id).epoch > 1, what="another claim")
+    until(lambda: not any(process.alive() for process in family), seconds=3, what="the end of the whole family")
+    until(lambda: stack.job(job_id).epoch > 2 and stack.job(job_id).state == JobState.RUNNING, what="the takeover")
+    seconds = time.monotonic() - killed
+    print(f"\nkill to running again: {seconds:.2f} s (lease {LEASE_SECONDS} s, sweep {SWEEP_SECONDS} s)")
+    assert seconds < LEASE_SECONDS + SWEEP_SECONDS * 1.2 + 3.0
     job = stack.wait_for(job_id, JobState.SUCCEEDED)
     assert job.losses == 1
     assert num_results(stack, job_id) == 1
-
-
-def test_another_worker_takes_over_within_the_lease_and_one_sweep(
-    stack: Stack, inputs: tuple[str, str], worker: Worker
-) -> None:
-    job_id = stack.submit(*inputs, LONG)
-    stack.wait_for_training(job_id)
-    stack.worker(1)
-    worker.end(signal.SIGKILL)
-    killed = time.monotonic()
-    until(lambda: stack.job(job_id).attempt == 2 and stack.job(job_id).state == JobState.RUNNING, what="the takeover")
-    seconds = time.monotonic() - killed
-    print(f"\nkill to running again: {seconds:.2f} s (lease {LEASE_SECONDS} s, sweep {SWEEP_SECONDS} s)")
-    assert seconds < LEASE_SECONDS + SWEEP_SECONDS * 1.2 + 2.0
-    stack.cancel(job_id)
-    stack.wait_for(job_id, JobState.CANCELLED)
 
 
 def test_sigterm_drains_and_hands_the_job_back(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
@@ -261,8 +249,10 @@ def test_repeated_and_foreign_messages_are_harmless(stack: Stack, inputs: tuple[
     assert job.epoch == 1
     for _ in range(5):
         stack.ring(job_id)
-    following = stack.submit(*inputs, SHORT)
-    stack.wait_for(following, JobState.SUCCEEDED)
+    following = stack.submit(*inputs, LONG)
+    stack.wait_for(following, JobState.RUNNING)
+    stack.cancel(following)
+    stack.wait_for(following, JobState.CANCELLED)
     assert num_results(stack, job_id) == 1
     assert stack.states(job_id).count("preparing") == 1
 
@@ -271,8 +261,10 @@ def test_a_lost_message_is_rung_again(stack: Stack, inputs: tuple[str, str], wor
     client = redis.Redis(unix_socket_path=str(stack.folder / "v.sock"))
     client.flushall()
     client.close()
-    job_id = stack.submit(*inputs, SHORT, ring=False)
-    stack.wait_for(job_id, JobState.SUCCEEDED)
+    job_id = stack.submit(*inputs, LONG, ring=False)
+    stack.wait_for(job_id, JobState.RUNNING)
+    stack.cancel(job_id)
+    stack.wait_for(job_id, JobState.CANCELLED)
 
 
 def test_two_slots_run_two_jobs_at_once(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:

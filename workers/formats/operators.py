@@ -142,11 +142,9 @@ CHECKS = frozenset(
 ALLOWED = frozenset(f"torch.ops.aten.{name}" for names in GROUPS.values() for name in names.split())
 
 # Arithmetic on sizes; nothing that can make a number large out of small ones (powers, shifts).
+SIZE_ARITHMETIC = "add sub mul floordiv mod neg pos truediv eq ne lt le gt ge and_ or_"
 SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        f"_operator.{name}": getattr(operator, name)
-        for name in "add sub mul floordiv mod neg pos truediv eq ne lt le gt ge and_ or_".split()
-    },
+    **{f"_operator.{name}": getattr(operator, name) for name in SIZE_ARITHMETIC.split()},
     "math.trunc": math.trunc,
     "torch.sym_max": torch.sym_max,
     "torch.sym_min": torch.sym_min,
@@ -161,17 +159,19 @@ DATA_DEPENDENT = (
     "sizes or branches would depend on the values of tensors; write the model without .item() and nonzero()"
 )
 STORAGE = "it changes what a tensor's storage is; write the model with views and copies"
-REFUSED: dict[str, str] = {
-    **dict.fromkeys(
-        "rand rand_like bernoulli bernoulli_ randint randint_like randperm multinomial normal".split(), EVAL_MODE
-    ),
-    **dict.fromkeys("uniform_ normal_ random_ exponential_ log_normal_ cauchy_ geometric_".split(), EVAL_MODE),
-    **dict.fromkeys("empty empty_like new_empty empty_strided new_empty_strided empty_permuted".split(), UNINITIALISED),
-    **dict.fromkeys("item _local_scalar_dense nonzero nonzero_numpy unique unique_dim unique2".split(), DATA_DEPENDENT),
-    **dict.fromkeys("set_ resize_ resize_as_ as_strided as_strided_ _resize_output_".split(), STORAGE),
-    "from_file": "it reads files",
-    "embedding_renorm_": "an embedding with max_norm changes its weights while it is used; normalise them beforehand",
+# Reason -> names without overload.
+REASONS: dict[str, str] = {
+    EVAL_MODE: """
+        rand rand_like bernoulli bernoulli_ randint randint_like randperm multinomial normal
+        uniform_ normal_ random_ exponential_ log_normal_ cauchy_ geometric_
+    """,
+    UNINITIALISED: "empty empty_like new_empty empty_strided new_empty_strided empty_permuted",
+    DATA_DEPENDENT: "item _local_scalar_dense nonzero nonzero_numpy unique unique_dim masked_select",
+    STORAGE: "set_ resize_ resize_as_ as_strided as_strided_ _resize_output_",
+    "it reads files": "from_file",
+    "an embedding with max_norm changes its weights in use; normalise them beforehand": "embedding_renorm_",
 }
+REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}
 
 
 def resolve(target: str) -> OpOverload[..., Any] | Callable[..., Any]:

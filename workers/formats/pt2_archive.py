@@ -15,6 +15,7 @@ Source of the layout: PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.3.
 import mmap
 import re
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,23 @@ class Archive:
     """The contents of the records that may be read, by name without the root folder."""
 
     records: Mapping[str, memoryview]
+    checksums: Mapping[str, int]  # CRC-32, as the directory says
 
     def require(self, name: str) -> memoryview:
         """The contents of `name`; `InputRejected` where there is no such record."""
         if name not in self.records:
             raise malformed(f"it has no record {name}")
         return self.records[name]
+
+    def document(self, name: str) -> memoryview:
+        """The contents of a record that is to be parsed, checked against its CRC.
+
+        Tensors are not: the upload's own SHA-256 has vouched for their bytes, and they are better not touched.
+        """
+        contents = self.require(name)
+        if zlib.crc32(contents) != self.checksums[name]:
+            raise malformed(f"the checksum of {name} is wrong")
+        return contents
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class Entry:
     name: str
     size: int
     offset: int  # of the local header
+    checksum: int
 
 
 def open_archive(path: Path) -> Archive:
@@ -134,8 +147,11 @@ def open_archive(path: Path) -> Archive:
     for name in names:
         expect(name)
     ranges = contents_in_order(contents, entries, directory)
-    readable = zip(names, ranges, strict=True)
-    return Archive({name: contents[start:end] for name, (start, end) in readable if not UNOPENED.fullmatch(name)})
+    readable = [place for place, name in enumerate(names) if not UNOPENED.fullmatch(name)]
+    return Archive(
+        records={names[place]: contents[slice(*ranges[place])] for place in readable},
+        checksums={names[place]: entries[place].checksum for place in readable},
+    )
 
 
 def refuse_other_kinds(entries: list[Entry]) -> None:
@@ -220,8 +236,7 @@ def parse_entries(directory: memoryview, total: int) -> list[Entry]:
 
 
 def decode_name(raw: memoryview, fields: tuple[bytes | int, ...]) -> str:
-    signature, flags = fields[0], fields[3]
-    assert isinstance(flags, int)
+    signature, flags = fields[0], int(fields[3])
     if signature != b"PK\x01\x02" or not 0 < len(raw) <= LONGEST_NAME:
         raise malformed("an entry of its directory is broken")
     if flags & ~0x0808:  # only "sizes follow the contents" and "names are UTF-8"; encryption is bit 0
@@ -246,7 +261,7 @@ def parse_entry(name: str, fields: tuple[int, ...], extra: memoryview) -> Entry:
         raise malformed(f"{name[:120]!r} is compressed, and torch compresses nothing")
     if disk:
         raise malformed("it spans several disks")
-    return Entry(name, size, offset)
+    return Entry(name, size, offset, checksum=fields[7])
 
 
 def zip64_values(extra: memoryview) -> list[int]:

@@ -142,7 +142,7 @@ def look_up(table: Mapping[int, Any], number: int, what: str) -> Any:
 
 # What each kind of argument means: (builder, the given value) -> an argument of a node.
 ARGUMENTS: dict[str, Callable[[GraphBuilder, Any], Any]] = {
-    "as_none": lambda _, given: None,
+    "as_none": lambda _builder, _given: None,
     "as_tensor": lambda builder, given: builder.node(given.name),
     "as_tensors": lambda builder, given: [builder.node(tensor.name) for tensor in given],
     "as_optional_tensor": optional_tensor,
@@ -161,7 +161,7 @@ ARGUMENTS: dict[str, Callable[[GraphBuilder, Any], Any]] = {
     "as_scalar_type": lambda _, given: dtype_of(given, "an argument"),
     "as_memory_format": lambda _, given: look_up(MEMORY_FORMATS, given, "memory format"),
     "as_layout": lambda _, given: look_up({7: torch.strided}, given, "layout of a plain tensor"),
-    "as_device": lambda _, given: torch.device("cpu"),  # the export's; lifting lets it follow the input
+    "as_device": lambda _builder, _given: torch.device("cpu"),  # the export's; lifting lets it follow the input
 }
 
 
@@ -313,4 +313,10 @@ def detached(builder: GraphBuilder, value: fx.Node) -> fx.Node:
 
 def possible_modules(names: Mapping[str, object], called: tuple[schema.ModuleCall, ...]) -> frozenset[str]:
     """Names under which a layer without tensors may stand: those of modules, and of no tensor or part of one."""
-    return frozenset(call.fqn for call in called if call.fqn not in names and call.fqn and is_qualified_name(call.fqn))
+    return frozenset(call.fqn for call in called if is_qualified_name(call.fqn) and not taken(call.fqn, names))
+
+
+def taken(module: str, names: Mapping[str, object]) -> bool:
+    """Whether `module`, or something that it would stand in, is a tensor."""
+    parts = module.split(".")
+    return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))

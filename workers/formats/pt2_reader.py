@@ -12,6 +12,7 @@ What is refused is refused with `InputRejected`, whose detail names the operator
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor, fx
 
 from service.contract.errors import InputRejected
@@ -36,7 +37,7 @@ def read_pt2(path: Path) -> GraphProgram:
     """
     archive = open_archive(path)
     check_preamble(archive)
-    program = parse_program(archive.require(f"models/{MODEL}.json"))
+    program = parse_program(archive.document(f"models/{MODEL}.json"))
     module = program.graph_module
     tensors = held_tensors(archive, module.signature)
     builder = GraphBuilder(
@@ -64,7 +65,7 @@ def check_preamble(archive: Archive) -> None:
 def payloads(archive: Archive, folder: str) -> dict[str, Tensor]:
     """The tensors of `data/weights` or `data/constants`, by qualified name."""
     record = f"data/{folder}/{MODEL}_{folder}_config.json"
-    return read_tensors(archive, f"data/{folder}", parse_payloads(archive.require(record), record).config)
+    return read_tensors(archive, f"data/{folder}", parse_payloads(archive.document(record), record).config)
 
 
 def held_tensors(archive: Archive, signature: schema.Signature) -> dict[str, HeldTensor]:
@@ -164,8 +165,6 @@ def add_outputs(builder: GraphBuilder, signature: schema.Signature) -> None:
 
 def write_buffer(builder: GraphBuilder, signature: schema.Signature, mutation: schema.BufferMutation) -> None:
     """A decomposed program returns the new values of its buffers; ours writes them."""
-    import torch
-
     owner = next(
         (
             spec.buffer.arg.name

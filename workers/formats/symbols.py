@@ -32,7 +32,7 @@ def parse_size(text: str) -> Expression:
         raise NotAnExpression(f"it has {len(text)} characters, more than {LONGEST}")
     parser = Parser(tokenize(text))
     expression = parser.expression(0)
-    if parser.peek() != "":
+    if parser.peek():
         raise NotAnExpression(f"{parser.peek()!r} follows its end")
     return expression
 
@@ -61,11 +61,11 @@ class Parser:
 
     def take(self, expected: str = "") -> str:
         """The next token, which must be `expected` where that is given."""
-        token = self.peek()
-        if token == "" or expected not in {"", token}:
-            raise NotAnExpression(f"{expected or 'more'} was expected, not {token or 'the end'}")
+        found = self.peek()
+        if not found or expected not in {"", found}:
+            raise NotAnExpression(f"{expected or 'more'} was expected, not {found or 'the end'}")
         self.position += 1
-        return token
+        return found
 
     def expression(self, depth: int) -> Expression:
         terms = [self.term(depth)]

@@ -28,11 +28,22 @@ def operator_name(node: fx.Node) -> str:
     return node.target._schema.name.partition("::")[2] if isinstance(node.target, OpOverload) else ""  # noqa: SLF001
 
 
+def overload_of(node: fx.Node) -> "OpOverload[..., Any]":
+    """The overload that `node` calls; `TypeError` where it calls none."""
+    if not isinstance(node.target, OpOverload):
+        raise TypeError(f"{node} calls {node.target}, which is no operator with a schema")
+    return node.target
+
+
+def is_mutating(node: fx.Node) -> bool:
+    """Whether `node` calls an operator that writes over one of its arguments."""
+    return is_aten(node) and bool(overload_of(node)._schema.is_mutable)  # noqa: SLF001  torch's only way to a schema
+
+
 def arguments_of(node: fx.Node) -> dict[str, Any]:
     """Every argument of a call of an overload by name; those left out have their defaults."""
-    assert isinstance(node.target, OpOverload), node
     named: dict[str, Any] = {}
-    for position, formal in enumerate(schema_arguments(node.target)):
+    for position, formal in enumerate(schema_arguments(overload_of(node))):
         if position < len(node.args):
             named[formal.name] = node.args[position]
         else:
@@ -42,8 +53,7 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Give `node` another value for one argument, wherever it stands; earlier positions take their defaults."""
-    assert isinstance(node.target, OpOverload), node
-    formals = schema_arguments(node.target)
+    formals = schema_arguments(overload_of(node))
     position = next(index for index, formal in enumerate(formals) if formal.name == name)
     if position < len(node.args):
         node.update_arg(position, value)

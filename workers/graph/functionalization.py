@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from workers.graph.calls import is_aten, schema_arguments
+from workers.graph.calls import is_aten, is_mutating, schema_arguments
 
 # They return their input itself in evaluation mode, though their schemas do not say so.
 PASSING = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
@@ -28,15 +28,20 @@ def functionalize(graph: fx.Graph) -> None:
         replacement = functional_form(node)
         if mutated is None or replacement is None or memory[mutated].op == "get_attr":
             continue
-        mutated.replace_all_uses_with(node, delete_user_cb=lambda user, at=position[node]: position[user] > at)
+        use_result(node, mutated, position)
         if not looked_at_later(node, memory, position):
             node.target = replacement
             memory[node] = node
 
 
+def use_result(node: fx.Node, mutated: fx.Node, position: dict[fx.Node, int]) -> None:
+    """Let what uses the written value after `node` use its result, which is the same."""
+    mutated.replace_all_uses_with(node, delete_user_cb=lambda user: position[user] > position[node])
+
+
 def mutated_input(node: fx.Node) -> fx.Node | None:
     """The value that an in-place call writes over, which is its first argument."""
-    if not is_aten(node) or not node.target._schema.is_mutable:  # type: ignore[union-attr]  # noqa: SLF001  is_aten says it is an overload
+    if not is_mutating(node):
         return None
     first = node.args[0]
     return first if isinstance(first, fx.Node) else None

@@ -51,7 +51,7 @@ def spread(value: Any, dimensions: int) -> Any:
     return tuple(value) * dimensions if len(value) == 1 else tuple(value)
 
 
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def convolution(call: Call) -> nn.Module:
@@ -70,7 +70,7 @@ def convolution(call: Call) -> nn.Module:
     )
 
 
-TRANSPOSED: dict[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+TRANSPOSED: dict[int, Callable[..., nn.Module]] = {
     1: nn.ConvTranspose1d,
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -94,13 +94,13 @@ def transposed_convolution(call: Call) -> nn.Module:
     )
 
 
-BATCH_NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]] = {
+BATCH_NORMS: dict[int, Callable[..., nn.Module]] = {
     2: nn.BatchNorm1d,
     3: nn.BatchNorm1d,
     4: nn.BatchNorm2d,
     5: nn.BatchNorm3d,
 }
-INSTANCE_NORMS: dict[int, type[nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d]] = {
+INSTANCE_NORMS: dict[int, Callable[..., nn.Module]] = {
     3: nn.InstanceNorm1d,
     4: nn.InstanceNorm2d,
     5: nn.InstanceNorm3d,
@@ -181,7 +181,7 @@ LAYERS: dict[str, LayerRow] = {
     "prelu": LayerRow("self", {"weight": "weight"}, prelu),
 }
 
-FEATURE_DROPOUTS: dict[int, type[nn.Dropout1d | nn.Dropout2d | nn.Dropout3d]] = {
+FEATURE_DROPOUTS: dict[int, Callable[[float], nn.Module]] = {
     3: nn.Dropout1d,
     4: nn.Dropout2d,
     5: nn.Dropout3d,

@@ -20,10 +20,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from workers.graph.calls import arguments_of, drop_argument, is_aten, operator_name, schema_arguments, set_argument
+from workers.graph.calls import (
+    arguments_of,
+    drop_argument,
+    is_aten,
+    is_mutating,
+    operator_name,
+    overload_of,
+    schema_arguments,
+    set_argument,
+)
 from workers.graph.functionalization import functionalize
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.layers import DROPOUTS, LAYERS, TRAINING_ARGUMENTS, Call, LayerRow
@@ -124,23 +132,22 @@ def lift_layer(lifting: Lifting, node: fx.Node, row: LayerRow) -> bool:
                 return False
             tensors[leaf] = tensor
     rest = {key: value for key, value in arguments.items() if key not in row.owned and key != row.input}
-    place = settle(lifting, places(lifting, node, tensors), f"{operator_name(node)} {rest}")
+    configuration = f"{operator_name(node)} {rest}"
+    candidates = list(places(lifting, node, tensors))
+    # A place is free, or already holds a layer of the same configuration, or is none.
+    place = next((name for name in candidates if lifting.made.get(name, configuration) == configuration), None)
     source = arguments[row.input]
     if place is None or not isinstance(source, fx.Node):
         return False
-    if type(module_at(lifting.root, place)) is nn.Module:
+    if place not in lifting.made:
+        twin = next((name for name in candidates if lifting.made.get(name) == configuration), None)
         call = Call(arguments, tensors, rank=len(source.meta["val"].shape))
-        place_module(lifting.root, place, with_tensors(row.build(call), container_at(lifting.root, place)))
+        container = container_at(lifting.root, place)
+        layer = with_tensors(row.build(call), container) if twin is None else container_at(lifting.root, twin)
+        place_module(lifting.root, place, layer)
+        lifting.made[place] = configuration
     replace_by_layer(lifting, node, place, source)
     return True
-
-
-def settle(lifting: Lifting, candidates: Iterator[str], configuration: str) -> str | None:
-    """The first place that is free or already holds a layer of the same configuration."""
-    for place in candidates:
-        if lifting.made.setdefault(place, configuration) == configuration:
-            return place
-    return None
 
 
 def places(lifting: Lifting, node: fx.Node, tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -263,8 +270,7 @@ def is_counter(node: fx.Node) -> bool:
 
 def count_in_training(lifting: Lifting, node: fx.Node) -> None:
     """Leave counting to the norm's layer; where the norm stays a call, count in training only."""
-    counter = node.args[0]
-    assert isinstance(counter, fx.Node)
+    (counter,) = node.all_input_nodes
     norm = module_at(lifting.root, split_name(str(counter.target))[0])
     if type(norm) is nn.Module:
         set_argument(node, "other", training_flag(lifting, node))
@@ -277,10 +283,9 @@ def count_in_training(lifting: Lifting, node: fx.Node) -> None:
 
 def follow_device(lifting: Lifting, node: fx.Node) -> None:
     """Let new tensors be made where the network's input lies, not where the export ran."""
-    assert isinstance(node.target, torch._ops.OpOverload)  # noqa: SLF001  lift_node asks is_aten first
     if "pin_memory" in node.kwargs:
         drop_argument(node, "pin_memory")
-    formals = schema_arguments(node.target)
+    formals = schema_arguments(overload_of(node))
     if not any(formal.name == "device" for formal in formals):
         return
     from_tensor = str(formals[0].type) == "Tensor"
@@ -307,6 +312,5 @@ def device_of(lifting: Lifting, before: fx.Node, source: fx.Node) -> fx.Node:
 def drop_dead_nodes(graph: fx.Graph) -> None:
     """Erase what nothing uses, except inputs, layers and what writes to memory."""
     for node in reversed(graph.nodes):
-        writes = is_aten(node) and node.target._schema.is_mutable  # type: ignore[union-attr]  # noqa: SLF001  is_aten says it is an overload
-        if not node.users and node.op in {"get_attr", "call_function"} and not writes:
+        if not node.users and node.op in {"get_attr", "call_function"} and not is_mutating(node):
             graph.erase_node(node)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from service.contract.errors import InputRejected
 from workers.graph.layer_graph import LayerGraph
+from workers.graph.module_tree import own_tensors
 from workers.graph.tensor_meta import SymbolicSize, TensorMeta
 
 
@@ -54,18 +55,25 @@ def propagate(network: LayerGraph, after_node: Callable[[fx.Node], None] = lambd
     `after_node` is called with each node when it has been computed.
     """
     recorded = Recorded(network, after_node)
-    meta = {name: as_meta(tensor) for name, tensor in recorded.named_parameters()}
-    meta |= {name: as_meta(tensor) for name, tensor in recorded.named_buffers()}
     inputs = tuple(
         torch.empty(given.example_shape, dtype=given.dtype, device="meta") for given in network.inputs.values()
     )
     with torch.no_grad():
-        functional_call(recorded, meta, inputs)
+        functional_call(recorded, meta_tensors(recorded), inputs, tie_weights=False)
     return recorded.recorder.results
 
 
-def as_meta(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("meta")
+def meta_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A meta tensor for each tensor, under one name for each module that holds it.
+
+    A module that stands in two places must be named once: torch would swap its tensors twice, and give back the
+    swapped ones.
+    """
+    return {
+        f"{name}.{leaf}": tensor.detach().to("meta")
+        for name, holder in module.named_modules()
+        for leaf, tensor in own_tensors(holder).items()
+    }
 
 
 def check_shapes(network: LayerGraph) -> None:

@@ -47,7 +47,7 @@ def exact_division(numerator: int, denominator: int) -> int:
 
 
 def bounded_power(base: int, exponent: int) -> int:
-    """base ** exponent of sizes; `ValueError` beyond what a size can be, before it is computed."""
+    """A power of sizes; `ValueError` beyond what a size can be, before it is computed."""
     if exponent < 0 or abs(base).bit_length() * exponent > 63:
         raise ValueError(f"{base} ** {exponent} is no size")
     return int(base**exponent)

@@ -8,7 +8,7 @@ import pytest
 from service.contract.errors import InputRejected
 from service.contract.leases import Claim
 from service.contract.resources import claim_inspection, reject
-from tests.integration.api.conftest import DATASET_FACTS, MODEL_FACTS, House
+from tests.integration.api.house import DATASET_FACTS, MODEL_FACTS, House
 
 LENET = {"name": "lenet5", "options": {"input_shape": [1, 28, 28], "num_classes": 10}}
 
@@ -31,7 +31,8 @@ def test_a_model_is_registered_inspected_and_ready(house: House) -> None:
     assert "Retry-After" not in ready.headers
     assert (ready.json()["state"], ready.json()["parameters"]) == ("ready", 77754)
     assert ready.headers["ETag"] != first.headers["ETag"]
-    assert house.ann.get(answer.headers["Location"], headers={"If-None-Match": ready.headers["ETag"]}).status_code == 304
+    same = house.ann.get(answer.headers["Location"], headers={"If-None-Match": ready.headers["ETag"]})
+    assert same.status_code == 304
 
 
 def test_a_dataset_shows_what_inspection_found(house: House) -> None:
@@ -281,5 +282,3 @@ def test_a_page_token_outlives_the_entry_that_it_names(house: House) -> None:
     house.ann.delete(f"/v1/models/{made[2]}")
     rest = house.ann.get("/v1/models", params={"limit": 2, "page_token": token}).json()["items"]
     assert [item["id"] for item in rest] == [made[1], made[0]]
-
-

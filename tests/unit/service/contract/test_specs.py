@@ -48,6 +48,13 @@ def test_a_wrong_field_is_refused_and_pointed_at(change: dict[str, object], plac
     assert caught.value.errors()[0]["loc"] == place
 
 
+def test_options_without_a_name_belong_to_the_default_kind() -> None:
+    job = {**JOB, "config": {"training": {"optimizer": {"lr": 0.03}, "schedule": {"warmup_epochs": 1}}}}
+    training = DistillSpec.model_validate(job).config.training
+    assert (training.optimizer.name, training.optimizer.lr) == ("adamw", 0.03)
+    assert (training.schedule.name, training.schedule.warmup_epochs) == ("cosine", 1)
+
+
 def test_a_student_takes_missing_shape_and_classes_from_its_teacher() -> None:
     teacher = Architecture.model_validate(
         {"name": "resnet20", "options": {"input_shape": [1, 8, 8], "num_classes": 10}}
