@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from service.contract.database import clock
@@ -20,6 +20,12 @@ from service.contract.records import ApiKey
 
 Scope = Literal["read", "submit", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+# Built once, and of columns alone: it runs with every request.
+VALID_KEY = select(ApiKey.id, ApiKey.owner, ApiKey.scopes).where(
+    ApiKey.sha256 == bindparam("sha256"), ApiKey.revoked_at.is_(None)
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def create_key(session: Session, owner: str, scopes: Iterable[str] = ("read", "s
 
 def authenticate(session: Session, token: str) -> Caller:
     """Return whose key this is. Raises Unauthenticated."""
-    key = session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(token), ApiKey.revoked_at.is_(None)))
+    key = session.execute(VALID_KEY, {"sha256": digest(token)}).first()
     if key is None:
         raise Unauthenticated("this API key is unknown or was revoked; make one with: stillhouse keys create OWNER")
     return Caller(key.id, key.owner, frozenset(key.scopes))

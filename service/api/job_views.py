@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from service.api.errors import Problem, stored_problem
@@ -92,23 +92,25 @@ class Surroundings:
     lease_seconds: float
 
 
+_other = aliased(JobRecord)
+_ahead = (
+    select(func.count())
+    .where(_other.state == JobState.QUEUED)
+    .where(tuple_(_other.queued_at, _other.id) <= tuple_(JobRecord.queued_at, JobRecord.id))
+    .scalar_subquery()
+)
+# Statements are built once: building one takes longer than running it.
+POSITIONS = select(JobRecord.id, _ahead).where(JobRecord.id.in_(bindparam("ids", expanding=True)))
+SILENCES = select(WorkerRecord.queue, clock() - func.max(WorkerRecord.heartbeat_at)).group_by(WorkerRecord.queue)
+
+
 def surroundings(session: Session, rows: Sequence[JobRecord], lease_seconds: float) -> Surroundings:
     """Look around these jobs; only queued ones cost a query."""
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     if not queued:
         return Surroundings({}, {}, lease_seconds)
-    other = aliased(JobRecord)
-    ahead = (
-        select(func.count())
-        .where(other.state == JobState.QUEUED)
-        .where(tuple_(other.queued_at, other.id) <= tuple_(JobRecord.queued_at, JobRecord.id))
-        .scalar_subquery()
-    )
-    positions = session.execute(select(JobRecord.id, ahead).where(JobRecord.id.in_(queued))).all()
-    seen = session.execute(
-        select(WorkerRecord.queue, clock() - func.max(WorkerRecord.heartbeat_at)).group_by(WorkerRecord.queue)
-    ).all()
-    return Surroundings(dict(positions), dict(seen), lease_seconds)
+    positions = session.execute(POSITIONS, {"ids": queued}).all()
+    return Surroundings(dict(positions), dict(session.execute(SILENCES).all()), lease_seconds)
 
 
 def _no_worker(around: Surroundings, queue: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import anyio
 from anyio.to_thread import run_sync
 from fastapi import Header, Request, Response
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from service.api.conditional import conditional_response, tag_of, unchanged
 from service.api.deps import Services, owned
@@ -24,6 +24,9 @@ Prefer = Annotated[
     str | None,
     Header(alias="Prefer", description="`wait=N` waits up to N seconds for a change.", examples=["wait=30"]),
 ]
+
+
+UPDATED_AT = select(JobRecord.updated_at).where(JobRecord.id == bindparam("id"))
 
 
 def wanted_seconds(prefer: str | None) -> int | None:
@@ -41,7 +44,7 @@ def _load(services: Services, caller: Caller, job_id: str) -> tuple[JobView, flo
 
 def _updated_at(services: Services, job_id: str) -> float | None:
     with services.database.read() as session:
-        return session.scalar(select(JobRecord.updated_at).where(JobRecord.id == job_id))
+        return session.scalar(UPDATED_AT, {"id": job_id})
 
 
 def _tag(view: JobView) -> str:

@@ -87,7 +87,7 @@ def test_a_job_runs_a_fraction_of_a_second_after_its_submission(
     submitted = time.monotonic()
     stack.wait_for(job_id, JobState.RUNNING)
     seconds = time.monotonic() - submitted
-    print(f"\nsubmit to running: {seconds:.3f} s")
+    print(f"\nsubmit to running: {seconds:.3f} s")  # noqa: T201  a measurement, for whoever runs this with -s
     stack.cancel(job_id)
     stack.wait_for(job_id, JobState.CANCELLED)
     assert seconds < 2.0
@@ -120,7 +120,7 @@ def test_a_cancelled_job_frees_its_worker_within_seconds(stack: Stack, inputs: t
     asked = time.monotonic()
     stack.wait_for(job_id, JobState.CANCELLED, seconds=10)
     assert not child.alive()
-    print(f"\ncancel to free: {time.monotonic() - asked:.2f} s")
+    print(f"\ncancel to free: {time.monotonic() - asked:.2f} s")  # noqa: T201  a measurement, for whoever runs this with -s
     assert num_results(stack, job_id) == 0
     following = stack.submit(*inputs, LONG)
     stack.wait_for(following, JobState.RUNNING)
@@ -170,9 +170,10 @@ def test_a_job_that_kills_its_process_again_and_again_fails_with_the_reason(
 def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes_its_job(
     stack: Stack, inputs: tuple[str, str], worker: Worker
 ) -> None:
+    stack.worker(1)
     job_id = stack.submit(*inputs, 300)
     stack.wait_for_training(job_id)
-    stack.worker(1)
+    worker = stack.holder(job_id)
     family = worker.family()
     assert any("forkserver" in process.command for process in family)
     assert worker.child() is not None
@@ -181,7 +182,7 @@ def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes_it
     until(lambda: not any(process.alive() for process in family), seconds=3, what="the end of the whole family")
     until(lambda: stack.job(job_id).epoch > 2 and stack.job(job_id).state == JobState.RUNNING, what="the takeover")
     seconds = time.monotonic() - killed
-    print(f"\nkill to running again: {seconds:.2f} s (lease {LEASE_SECONDS} s, sweep {SWEEP_SECONDS} s)")
+    print(f"\nkill to running again: {seconds:.2f} s (lease {LEASE_SECONDS} s, sweep {SWEEP_SECONDS} s)")  # noqa: T201  a measurement, for whoever runs this with -s
     assert seconds < LEASE_SECONDS + SWEEP_SECONDS * 1.2 + 3.0
     job = stack.wait_for(job_id, JobState.SUCCEEDED)
     assert job.losses == 1
@@ -229,7 +230,7 @@ def test_a_worker_frozen_past_its_lease_publishes_nothing(
     worker.send(signal.SIGSTOP)
     frozen = time.monotonic()
     until(lambda: not child.alive(), seconds=LEASE_SECONDS + 1, what="the frozen worker's child to end by itself")
-    print(f"\nfreeze to dead child: {time.monotonic() - frozen:.2f} s (lease {LEASE_SECONDS} s)")
+    print(f"\nfreeze to dead child: {time.monotonic() - frozen:.2f} s (lease {LEASE_SECONDS} s)")  # noqa: T201  a measurement, for whoever runs this with -s
     until(lambda: stack.job(job_id).epoch >= 2 and stack.job(job_id).state == JobState.RUNNING, what="another claim")
     holder = stack.job(job_id).worker
     worker.send(signal.SIGCONT)

@@ -157,6 +157,12 @@ class Stack:
         alive = [worker for worker in self.workers if worker.queue == "jobs" and worker.process.poll() is None]
         return alive[index] if index < len(alive) else self.start()
 
+    def holder(self, job_id: str) -> Worker:
+        """Return the worker that runs a job."""
+        name = self.job(job_id).worker
+        pid = next(pid for pid, row in self.seen().items() if row.id == name)
+        return next(worker for worker in self.workers if worker.pid == pid)
+
     def seen(self) -> dict[int, WorkerRecord]:
         """The rows of workers by process id."""
         with self.database.read() as session:

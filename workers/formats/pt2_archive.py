@@ -128,6 +128,7 @@ class Entry:
     size: int
     offset: int  # of the local header
     checksum: int
+    stored: bool  # as it is, not compressed
 
 
 def open_archive(path: Path) -> Archive:
@@ -144,8 +145,10 @@ def open_archive(path: Path) -> Archive:
     refuse_other_kinds(entries)
     root = common_root(entries)
     names = [entry.name.removeprefix(f"{root}/") for entry in entries]
-    for name in names:
+    for name, entry in zip(names, entries, strict=True):
         expect(name)
+        if not entry.stored:
+            raise malformed(f"{name[:120]!r} is compressed, and torch compresses nothing")
     ranges = contents_in_order(contents, entries, directory)
     readable = [place for place, name in enumerate(names) if not UNOPENED.fullmatch(name)]
     return Archive(
@@ -257,11 +260,9 @@ def parse_entry(name: str, fields: tuple[int, ...], extra: memoryview) -> Entry:
         offset = wide.pop(0) if offset == ABSENT_32 else offset
     except IndexError as error:
         raise malformed(f"the size of {name[:120]!r} is missing") from error
-    if method != 0 or packed != size:
-        raise malformed(f"{name[:120]!r} is compressed, and torch compresses nothing")
     if disk:
         raise malformed("it spans several disks")
-    return Entry(name, size, offset, checksum=fields[7])
+    return Entry(name, size, offset, checksum=fields[7], stored=method == 0 and packed == size)
 
 
 def zip64_values(extra: memoryview) -> list[int]:

@@ -50,6 +50,7 @@ class GraphBuilder:
     graph: fx.Graph = field(default_factory=fx.Graph)
     named: dict[str, fx.Node] = field(default_factory=dict)  # the archive's names for values -> nodes
     bindings: dict[str, int] = field(default_factory=dict)  # symbols -> their values at the example inputs
+    binding: bool = False  # while inputs are read: only their sizes give values to symbols
     parsed: dict[str, Expression] = field(default_factory=dict)  # expressions are written many times over
 
     def node(self, name: str) -> fx.Node:
@@ -87,7 +88,7 @@ class GraphBuilder:
             if expression is None:
                 expression = self.parsed[text.expr_str] = parse_size(text.expr_str)
             hint = text.hint.as_int if text.hint is not None else None
-            if isinstance(expression, Symbol) and hint is not None:
+            if isinstance(expression, Symbol) and hint is not None and self.binding:
                 self.bindings.setdefault(expression.name, hint)
             value = evaluate(expression, self.bindings)
         except (NotAnExpression, KeyError, ValueError, ZeroDivisionError) as error:

@@ -126,8 +126,9 @@ def signature_of(spec: schema.InputSpec) -> schema.Signature:
 def add_user_input(builder: GraphBuilder, given: schema.Argument) -> None:
     """A placeholder for a tensor; constants that the example call had are part of the graph already."""
     if given.as_tensor is not None:
-        node = builder.graph.placeholder(identifier(given.as_tensor.name))
-        builder.define(given.as_tensor.name, node)
+        builder.binding = True
+        builder.define(given.as_tensor.name, builder.graph.placeholder(identifier(given.as_tensor.name)))
+        builder.binding = False
     elif kind(given) not in {"as_none", "as_int", "as_float", "as_bool", "as_string"}:
         raise InputRejected(
             f"The model takes an input of kind {kind(given).removeprefix('as_')}; export it with tensors as inputs, "
