@@ -15,9 +15,11 @@ from service.contract.database import Database
 from service.contract.errors import Conflict, Invalid
 from service.contract.migrate import migrate
 from service.contract.settings import Settings
+from service.contract.storage import open_storage
 from service.keys import create_key, list_keys
 
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 107
+BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 OWNER = "local"  # of the key that the first start makes
 Say = Callable[[str], None]
 
@@ -67,6 +69,8 @@ def absolute(settings: Settings, socket_path: Path | None) -> Settings:
         if database.database in {None, "", ":memory:"}:
             raise Invalid("STILLHOUSE_DATABASE_URL names a database in memory, which processes cannot share")
         database = database.set(database=str(Path(str(database.database)).absolute()))
+    if socket_path is None and not settings.broker.startswith(BROKERS):
+        raise Invalid(f"STILLHOUSE_BROKER_URL must begin with one of {', '.join(BROKERS)}")
     broker = settings.broker if socket_path is None else f"redis+socket://{quote(str(socket_path))}"
     return Settings(
         data_dir=settings.data_dir,
@@ -79,6 +83,10 @@ def absolute(settings: Settings, socket_path: Path | None) -> Settings:
 def prepare(settings: Settings, *, is_public: bool, say: Say, warn: Say) -> None:
     """Bring the database up to date and see that there is a key."""
     (settings.data_dir / "logs").mkdir(exist_ok=True)
+    try:
+        open_storage(settings.storage)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
     migrate(settings.database)
     database = Database(settings.database)
     try:

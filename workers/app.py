@@ -3,6 +3,7 @@
     python -m celery -A workers.app worker -Q jobs --pool=threads --concurrency=1 -n gpu0@%h
     python -m celery -A workers.app worker -Q inspections --pool=threads --concurrency=1 -n inspector@%h
 
+(`--without-mingle --without-gossip` saves a second of the start: workers meet in the database.)
 Started as `python -m celery`, for then Python's multiprocessing knows that children need not import
 the main program again. This process never imports torch; its children do (`workers.child`).
 """

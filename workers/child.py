@@ -14,11 +14,15 @@ import importlib
 import multiprocessing
 import os
 import signal
+import time
+import traceback
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from workers import limits
+from workers.jail import jail
+from workers.jail.environment import without_secrets
 from workers.lifeline import Lifeline
 from workers.pipe import Channel, LastWord, Message, StopRequest
 
@@ -27,7 +31,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
 IMPORTED_BY = os.getpid()  # in a child of a fork server that preloaded this module: the fork server
 JOIN_SECONDS = 5.0
-MAX_BATCH = 256
+MAX_BATCH = 1024
 
 
 def warm() -> None:
@@ -36,9 +40,21 @@ def warm() -> None:
     resource_tracker.ensure_running()  # else the fork server's start does it, and unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
-        forkserver.ensure_running()
+        with contextlib.nullcontext() if _fork_server_runs() else without_secrets():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fork_server_runs() -> bool:
+    server: Any = forkserver._forkserver  # noqa: SLF001  there is no public way
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is None:
+        return False
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def wait_until_warm() -> None:
@@ -49,16 +65,19 @@ def wait_until_warm() -> None:
 class Child:
     """A running child, as its supervisor sees it."""
 
-    def __init__(self, entry: str, order: str, lease_seconds: float | None = None) -> None:
+    def __init__(
+        self, entry: str, order: str, lease_seconds: float | None = None, cell: jail.Cell | None = None
+    ) -> None:
         """Start `entry` ("module:function"), which is called with `order` and its `Lifeline`.
 
-        With `lease_seconds` it waits for its first `Beat` before it does anything.
+        With `lease_seconds` it waits for its first `Beat` before it does anything. With a `cell` it
+        is jailed before it does anything; a child that cannot be ends with `jail.NOT_ENTERED`.
         """
         warm()
         here, there = CONTEXT.Pipe()
         self.memory_kills_before = limits.kernel_memory_kills()
         self.peak_memory = 0
-        self.process = CONTEXT.Process(target=_main, args=(entry, order, there, lease_seconds), daemon=True)
+        self.process = CONTEXT.Process(target=_main, args=(entry, order, there, lease_seconds, cell), daemon=True)
         self.process.start()
         there.close()
         self.channel = Channel(here)
@@ -75,8 +94,7 @@ class Child:
 
     def receive(self, seconds: float) -> Message | None:
         """Return the next message; None when none came in time, or when none will come (`at_end`)."""
-        if seconds:
-            self._watch_memory()
+        self._watch_memory()
         ready = wait([self.channel.connection, self.process.sentinel], seconds)
         if not ready:
             return None
@@ -90,11 +108,18 @@ class Child:
             return None
 
     def receive_all(self, seconds: float) -> list[Message]:
-        """Return what has come within `seconds`, up to a last word: many reports cost one transaction."""
+        """Return what comes within `seconds`, or sooner, with a last word or a death.
+
+        It waits although something has come already: many reports shall cost one transaction, or a
+        talkative job would keep the one writer's place of SQLite from the heartbeats of others.
+        """
         messages: list[Message] = []
-        while (message := self.receive(0 if messages else seconds)) is not None:
-            messages.append(message)
-            if isinstance(message, LastWord) or len(messages) == MAX_BATCH:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and len(messages) < MAX_BATCH:
+            message = self.receive(left)
+            if message is not None:
+                messages.append(message)
+            if self.at_end or isinstance(message, LastWord):
                 break
         return messages
 
@@ -143,7 +168,7 @@ def death(child: Child, exit_code: int | None) -> str:
 # In the child ------------------------------------------------------------------------------------
 
 
-def _main(entry: str, order: str, connection: Connection, lease_seconds: float | None) -> None:
+def _main(entry: str, order: str, connection: Connection, lease_seconds: float | None, cell: jail.Cell | None) -> None:
     limits.die_with_parent()
     if IMPORTED_BY not in {os.getpid(), os.getppid()}:
         os._exit(1)  # the fork server died before the kernel knew what to do then
@@ -153,10 +178,21 @@ def _main(entry: str, order: str, connection: Connection, lease_seconds: float |
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     limits.forbid_core_dumps()
+    module, _, name = entry.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    if cell is not None:
+        _enter(cell, connection)  # before there is a second thread, which Landlock would leave outside
     lifeline = Lifeline(Channel(connection), lease_seconds)
     lifeline.start()
-    module, _, function = entry.partition(":")
-    getattr(importlib.import_module(module), function)(order, lifeline)
+    function(order, lifeline)
+
+
+def _enter(cell: jail.Cell, connection: Connection) -> None:
+    try:
+        jail.enter(cell, keep=(connection.fileno(),))
+    except Exception:  # noqa: BLE001  whatever it is: better no reading than one outside
+        traceback.print_exc()
+        os._exit(jail.NOT_ENTERED)
 
 
 def rest(_order: str, _lifeline: Lifeline) -> None:

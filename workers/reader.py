@@ -20,13 +20,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from structlog import get_logger
 
-from service.contract.errors import InputRejected, StillhouseError
+from service.contract.errors import InputRejected, StillhouseError, Unavailable
 from service.contract.settings import Settings
 from service.contract.specs import DatasetDeclaration, ModelDeclaration
 from service.contract.storage import Storage, StoredFile, flush
 from workers import limits, logs
 from workers.child import Child
 from workers.folders import held_folder, locked
+from workers.jail.jail import NOT_ENTERED, Cell
 from workers.lifeline import Lifeline
 from workers.pipe import Failed, Read
 
@@ -160,8 +161,11 @@ def _read(
 
 
 def _attempt(order: ReadOrder, check: Callable[[], None]) -> tuple[dict[str, Any] | None, str]:
-    """Return the facts, or None and how the child was killed by somebody else. Raises InputRejected."""
-    child = Child("workers.reader:read", order.model_dump_json())
+    """Return the facts, or None and how the child was killed by somebody else.
+
+    Raises InputRejected; Unavailable when the child could not be jailed.
+    """
+    child = Child("workers.reader:read", order.model_dump_json(), cell=_cell(order))
     stop_at = time.monotonic() + WALL_CLOCK_FACTOR * order.cpu_seconds
     try:
         while not child.at_end:
@@ -177,7 +181,14 @@ def _attempt(order: ReadOrder, check: Callable[[], None]) -> tuple[dict[str, Any
         exit_code = child.end()
     if exit_code == -signal.SIGKILL and not child.ran_out_of_memory():
         return None, "somebody sent it SIGKILL"
+    if exit_code == NOT_ENTERED:
+        raise Unavailable("the reader's jail cannot be entered on this worker; its log says why")
     raise InputRejected(_cause_of_death(order, exit_code))
+
+
+def _cell(order: ReadOrder) -> Cell:
+    bounds = limits.Limits(order.memory_bytes, order.cpu_seconds, order.max_bytes)
+    return Cell(readable=(order.folder,), writable=(order.out,), limits=bounds)
 
 
 def _too_slow(order: ReadOrder) -> str:
@@ -212,10 +223,9 @@ def _empty(folder: Path) -> None:
 
 
 def read(order_text: str, lifeline: Lifeline) -> None:
-    """The reading child: confine itself, read, and say what was found or what is wrong."""
+    """The reading child, in its jail: read, and say what was found or what is wrong."""
     order = ReadOrder.model_validate_json(order_text)
     logs.configure(order.log_level, order.log_format)
-    limits.confine(limits.Limits(order.memory_bytes, order.cpu_seconds, order.max_bytes))
     lifeline.channel.send(_last_word(order))
 
 

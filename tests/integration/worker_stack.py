@@ -37,6 +37,7 @@ LEASE_SECONDS = 4.0
 SWEEP_SECONDS = 0.5
 UPLOAD = "upl_" + 26 * "0"
 ARCHITECTURE = {"name": "mlp", "options": {"input_shape": [1, 8, 8], "num_classes": 10, "hidden": [16]}}
+QUIET = ["--without-mingle", "--without-gossip"]
 LONG, SHORT = 100_000, 2  # epochs
 
 
@@ -140,7 +141,7 @@ class Stack:
         command = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-Q", name]
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*command, "--pool=threads", "--concurrency=1", "-n", f"slot{len(self.workers)}@test"],
+                [*command, "--pool=threads", "--concurrency=1", *QUIET, "-n", f"slot{len(self.workers)}@test"],
                 cwd=self.folder,
                 env=self.environment | environment,
                 stdout=log,
@@ -305,4 +306,6 @@ def running_stack(**environment: str) -> Iterator[Stack]:
             stack.stop_workers()
             stack.celery.close()
             stack.database.close()
+    if os.environ.get("KEEP"):
+        return
     shutil.rmtree(folder)

@@ -31,9 +31,8 @@ GROUPS: dict[str, str] = {
     """,
     # What torch makes of layers when a program was decomposed (ExportedProgram.run_decompositions).
     "decomposed layers": """
-        addmm.default native_layer_norm.default native_group_norm.default _native_batch_norm_legit.default
-        _native_batch_norm_legit.no_stats _native_batch_norm_legit_no_training.default
-        _native_batch_norm_legit_functional.default _fused_rms_norm.default native_dropout.default
+        addmm.default native_layer_norm.default native_group_norm.default
+        _native_batch_norm_legit_no_training.default _fused_rms_norm.default
         _scaled_dot_product_flash_attention_for_cpu.default _adaptive_avg_pool2d.default
         max_pool2d_with_indices.default max_pool3d_with_indices.default _softmax.default _log_softmax.default
         _to_copy.default _unsafe_view.default
@@ -158,6 +157,10 @@ UNINITIALISED = "it gives memory that nobody has written; use torch.zeros or tor
 DATA_DEPENDENT = (
     "sizes or branches would depend on the values of tensors; write the model without .item() and nonzero()"
 )
+TAKEN_APART = (
+    "run_decompositions() took a layer apart that behaves differently in training; "
+    "export without it, or call model.eval() before torch.export.export"
+)
 STORAGE = "it changes what a tensor's storage is; write the model with views and copies"
 # Reason -> names without overload.
 REASONS: dict[str, str] = {
@@ -167,6 +170,10 @@ REASONS: dict[str, str] = {
     """,
     UNINITIALISED: "empty empty_like new_empty empty_strided new_empty_strided empty_permuted",
     DATA_DEPENDENT: "item _local_scalar_dense nonzero nonzero_numpy unique unique_dim masked_select",
+    TAKEN_APART: """
+        native_dropout _native_batch_norm_legit _native_batch_norm_legit_functional native_batch_norm
+        _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update
+    """,
     STORAGE: "set_ resize_ resize_as_ as_strided as_strided_ _resize_output_",
     "it reads files": "from_file",
     "an embedding with max_norm changes its weights in use; normalise them beforehand": "embedding_renorm_",

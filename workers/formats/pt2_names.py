@@ -55,6 +55,6 @@ def is_qualified_name(name: str) -> bool:
 
 def identifier(name: str) -> str:
     """`name` itself where it can name an input; else `InputRejected`."""
-    if not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
+    if not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or name == "self":
         raise refuse("input", name, "inputs are named by ordinary identifiers")
     return name

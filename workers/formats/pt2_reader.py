@@ -25,6 +25,7 @@ from workers.formats.pt2_tensors import read_tensors
 from workers.graph.program import GraphProgram, HeldTensor
 from workers.graph.tensor_meta import SymbolRange
 
+HARMLESS_BUILTINS = {"input"}  # a usual name of an argument, which generated code never calls
 MODEL = "model"  # torch.export.save writes one program under this name
 
 
@@ -109,6 +110,8 @@ def add_inputs(builder: GraphBuilder, signature: schema.Signature, tensors: dict
     for spec in signature.input_specs:
         if spec.user_input is not None:
             add_user_input(builder, spec.user_input.arg)
+    if not builder.named:
+        raise InputRejected("The model takes no tensor; export one that does.", code="signature_refused")
     for spec in signature.input_specs:
         owned = spec.parameter or spec.buffer or spec.tensor_constant
         if owned is not None:
@@ -126,8 +129,11 @@ def signature_of(spec: schema.InputSpec) -> schema.Signature:
 def add_user_input(builder: GraphBuilder, given: schema.Argument) -> None:
     """A placeholder for a tensor; constants that the example call had are part of the graph already."""
     if given.as_tensor is not None:
+        node = builder.graph.placeholder(identifier(given.as_tensor.name))
+        if node.target not in HARMLESS_BUILTINS:
+            node.target = node.name  # fx moves the node's name out of the way of what generated code calls
         builder.binding = True
-        builder.define(given.as_tensor.name, builder.graph.placeholder(identifier(given.as_tensor.name)))
+        builder.define(given.as_tensor.name, node)
         builder.binding = False
     elif kind(given) not in {"as_none", "as_int", "as_float", "as_bool", "as_string"}:
         raise InputRejected(

@@ -19,7 +19,7 @@ from workers.graph.tensor_meta import Apply, Expression, Symbol
 
 LONGEST = 4096  # characters
 DEEPEST = 64  # nested brackets, signs and powers
-TOKEN = re.compile(r"\s*(?:(\d{1,19})|([A-Za-z_][A-Za-z0-9_]*)|('[A-Za-z_][A-Za-z0-9_]*')|(\*\*|//|[-+*%(),=]))")
+TOKEN = re.compile(r"\s*(?:([0-9]{1,19})|([A-Za-z_][A-Za-z0-9_]*)|('[A-Za-z_][A-Za-z0-9_]*')|(\*\*|//|[-+*%(),=]))")
 
 
 class NotAnExpression(ValueError):
@@ -93,18 +93,16 @@ class Parser:
         return atom
 
     def atom(self, depth: int) -> Expression:
-        token = self.take()
-        if token.isdigit():
-            return int(token)
-        if token == "(":
+        word = self.take()
+        if word.isdigit():
+            return int(word)
+        if word == "(":
             inner = self.expression(depth)
             self.take(")")
             return inner
-        if not token.isidentifier():
-            raise NotAnExpression(f"{token!r} is no size")
-        if self.peek() != "(":
-            return Symbol(token)
-        return self.call(token, depth)
+        if not word.isidentifier():
+            raise NotAnExpression(f"{word!r} is no size")
+        return self.call(word, depth) if self.peek() == "(" else Symbol(word)
 
     def call(self, name: str, depth: int) -> Expression:
         self.take("(")

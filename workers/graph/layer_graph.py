@@ -49,7 +49,7 @@ class LayerGraph(fx.GraphModule):
     @property
     def inputs(self) -> dict[str, TensorMeta]:
         """What forward takes, in order."""
-        return {node.name: node.meta["val"] for node in self.graph.find_nodes(op="placeholder")}
+        return {str(node.target): node.meta["val"] for node in self.graph.find_nodes(op="placeholder")}
 
     @property
     def outputs(self) -> tuple[TensorMeta, ...]:

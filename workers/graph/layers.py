@@ -207,7 +207,6 @@ TRAINING_ARGUMENTS: dict[str, str] = {
     "instance_norm": "use_input_stats",
     "rrelu": "training",
     "rrelu_": "training",
-    "native_dropout": "train",
     **dict.fromkeys(["dropout_", "feature_dropout_", "alpha_dropout_", "feature_alpha_dropout_"], "train"),
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "train"),
 }

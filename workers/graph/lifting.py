@@ -38,6 +38,7 @@ from workers.graph.layers import DROPOUTS, LAYERS, TRAINING_ARGUMENTS, Call, Lay
 from workers.graph.module_tree import container_at, module_at, own_tensors, place_module, place_tensor, split_name
 from workers.graph.program import GraphProgram
 from workers.graph.propagation import check_shapes
+from workers.graph.recomposition import recompose
 from workers.graph.switches import DeviceOf, DropoutRate, TrainingFlag
 
 COUNTER = "num_batches_tracked"
@@ -89,6 +90,7 @@ def lift(program: GraphProgram) -> LayerGraph:
         names[id(held.value)].append(name)
         place_tensor(root, name, held.value, persistent=held.persistent)
     graph = copy.deepcopy(program.graph)
+    recompose(graph)
     functionalize(graph)
     lifting = Lifting(graph, root, names)
     for node in list(graph.nodes):

@@ -128,7 +128,7 @@ def test_a_request_keeps_the_id_that_its_client_gave(house: House) -> None:
 
 @pytest.mark.parametrize("field", [None, "", "Bearer", "Bearer ", "Bearer sh_wrong", "Basic YTpi", "Bearer \xe9"])
 def test_without_a_valid_key_nothing_is_told(house: House, field: str | None) -> None:
-    headers = {} if field is None else {"Authorization": field.encode("latin-1")}
+    headers = {} if field is None else {b"Authorization": field.encode("latin-1")}
     house.ann.headers.pop("Authorization")
     answer = house.ann.get("/v1/jobs/job_" + "0" * 26, headers=headers)
     assert_problem(answer, 401, "unauthenticated")

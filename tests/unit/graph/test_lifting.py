@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.contract.errors import InputRejected
 from tests.architectures import ARCHITECTURES, export, exported, quiet, specimen
 from workers.formats.pt2_reader import read_pt2
 from workers.graph.layer_graph import LayerGraph
@@ -292,6 +293,30 @@ def test_a_lifted_network_is_exported_again_with_its_dynamic_batch(name: str, tm
     assert_same_state(network, again)
     doubled = tuple(torch.cat([each, each]) for each in inputs)
     assert same(results(network.eval(), doubled), results(again, doubled))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "unet", "convnext"])
+def test_a_decomposed_program_is_put_together_again(name: str, tmp_path: Path) -> None:
+    network, inputs = specimen(name)
+    network.eval()
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(network, inputs, dynamic_shapes=(batch,)).run_decompositions()
+    torch.export.save(program, tmp_path / "model.pt2")
+    ours = lift(read_pt2(tmp_path / "model.pt2"))
+    for key, module in network.named_modules():
+        if isinstance(
+            module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm
+        ):
+            assert repr(module_at(ours, key)) == repr(module)
+    assert same(results(network, inputs), results(ours, inputs))
+    assert train(network.train(), inputs) == train(ours.train(), inputs)
+
+
+def test_a_program_decomposed_in_training_mode_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    network, inputs = specimen("resnet8")
+    torch.export.save(torch.export.export(network, inputs).run_decompositions(), tmp_path / "model.pt2")
+    with pytest.raises(InputRejected, match=r"model\.eval\(\)"):
+        read_pt2(tmp_path / "model.pt2")
 
 
 def test_a_lifted_network_leaves_as_onnx(tmp_path: Path) -> None:
