@@ -15,14 +15,14 @@ START_SECONDS = 120.0  # on a busy machine; a few seconds on an idle one
 
 
 def processes_of(data: Path) -> dict[int, str]:
-    """Return the living processes that were given this data folder, by number, with their command lines."""
+    """Return the living processes that work on or in this data folder, by number, with their command lines."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             environ = (folder / "environ").read_bytes().split(b"\0")
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            told = f"STILLHOUSE_DATA_DIR={data}".encode() in environ
+            told = f"STILLHOUSE_DATA_DIR={data}".encode() in environ or (folder / "cwd").readlink() == data
             if state not in "ZX" and (told or f"--data {data} " in command or f"{data}/" in command):
                 found[int(folder.name)] = command
     return found

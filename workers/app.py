@@ -18,6 +18,7 @@ from service.contract.queue import TASKS, Queue, create_celery
 from service.contract.settings import Settings
 from service.contract.storage import open_storage
 from workers import child, logs, tasks
+from workers.jail import probe
 from workers.presence import Presence
 from workers.station import Station
 from workers.sweep import Sweeper
@@ -52,7 +53,9 @@ def _begin(sender: Any, **_: Any) -> None:
     child.wait_until_warm()  # before the first message: a job that an idle, warm worker could run is not for this one
     queues = [name for name in TASKS if name in sender.app.amqp.queues.consume_from]
     queue: Queue = queues[0]
-    company.extend([Presence(station, queue, sender.hostname), Sweeper(station)])
+    jail = probe.in_force()
+    probe.announce(jail)
+    company.extend([Presence(station, queue, sender.hostname, jail), Sweeper(station)])
     for companion in company:
         companion.start()
     log.info("worker ready", worker=station.worker, queues=queues)

@@ -26,7 +26,7 @@ from workers.jail.environment import without_secrets
 from workers.lifeline import Lifeline
 from workers.pipe import Channel, LastWord, Message, StopRequest
 
-PRELOAD = ["workers.child", "workers.runner"]
+PRELOAD = ["workers.child", "workers.runner", "torch._dynamo"]  # the last is imported by the first optimizer or model
 CONTEXT = multiprocessing.get_context("forkserver")
 HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP}
 IMPORTED_BY = os.getpid()  # in a child of a fork server that preloaded this module: the fork server

@@ -16,13 +16,14 @@ from service.contract.errors import Unavailable
 from service.contract.queue import Queue
 from service.contract.records import WorkerRecord
 from workers import limits
+from workers.jail.probe import Facts
 from workers.station import Station
 
 log = get_logger(__name__)
 
 
-def facts(station: Station, slot: str) -> dict[str, Any]:
-    """Return what a worker says of itself; memory is in bytes."""
+def facts(station: Station, slot: str, jail: Facts) -> dict[str, Any]:
+    """Return what a worker says of itself; memory is in bytes, `jail` is what confines its readers."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -32,15 +33,16 @@ def facts(station: Station, slot: str) -> dict[str, Any]:
         "memory_bytes": limits.memory_limit(),
         "version": version("stillhouse"),
         "python": platform.python_version(),
+        "jail": jail,
     }
 
 
 class Presence:
     """Keeps the row on a thread, from `start` to `leave`."""
 
-    def __init__(self, station: Station, queue: Queue, slot: str) -> None:
+    def __init__(self, station: Station, queue: Queue, slot: str, jail: Facts) -> None:
         self._station, self._queue = station, queue
-        self._facts = facts(station, slot)
+        self._facts = facts(station, slot, jail)
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="presence", daemon=True)
 

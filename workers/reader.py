@@ -49,6 +49,7 @@ class ReadOrder(BaseModel):
     folder: Path
     declaration: dict[str, Any]
     out: Path
+    scratch: Path
     memory_bytes: int
     cpu_seconds: int
     max_bytes: int
@@ -140,11 +141,13 @@ def _read(
     """Run the reading child; what kills it again and again is rejected with the limit in words."""
     out = folder / "entry" / "canonical"
     out.mkdir(parents=True)
+    (scratch := folder / "scratch").mkdir()
     order = ReadOrder(
         kind=kind,
         folder=folder / "files",
         declaration=dict(declaration),
         out=out,
+        scratch=scratch,
         memory_bytes=settings.reader_memory_bytes,
         cpu_seconds=max(1, round(settings.reader_seconds)),
         max_bytes=settings.max_dataset_bytes,
@@ -156,6 +159,7 @@ def _read(
         if facts is not None:
             return facts
         _empty(out)
+        _empty(scratch)
         log.warning("the reader was killed", kind=kind, why=why)
     raise InputRejected(f"reading the files killed the reader {settings.max_attempts} times: {why}")
 
@@ -188,7 +192,7 @@ def _attempt(order: ReadOrder, check: Callable[[], None]) -> tuple[dict[str, Any
 
 def _cell(order: ReadOrder) -> Cell:
     bounds = limits.Limits(order.memory_bytes, order.cpu_seconds, order.max_bytes)
-    return Cell(readable=(order.folder,), writable=(order.out,), limits=bounds)
+    return Cell((order.folder,), (order.out,), order.scratch, bounds)
 
 
 def _too_slow(order: ReadOrder) -> str:

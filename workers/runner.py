@@ -9,6 +9,8 @@ import tempfile
 from typing import Any
 
 import torch
+import torch._dynamo  # the first optimiser and the first export import it, and it takes seconds
+import torch.export._trace  # as above
 from pydantic import TypeAdapter
 from structlog import get_logger
 from structlog.contextvars import bound_contextvars

@@ -1,9 +1,11 @@
 """Is the process alive, and can it do its work?
 
 `/livez` touches nothing. `/readyz` asks the database, the broker, the storage and the disk, all at
-once and each with a deadline, and names what is wrong.
+once and each with a deadline, and names what is wrong. It also shows what the inspection workers
+said of the jail in which they read files; a jail with gaps is told, and stops nobody.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -20,7 +22,7 @@ from service.api.errors import problem_of, render, request_id_of
 from service.contract.database import clock
 from service.contract.errors import StillhouseError, Unavailable
 from service.contract.queue import depth
-from service.contract.records import JobRecord
+from service.contract.records import JobRecord, WorkerRecord
 
 CHECK_SECONDS = 5.0
 
@@ -70,11 +72,27 @@ def _disk(services: Services) -> str:
     return f"{free} bytes are free"
 
 
+def _jail(services: Services) -> str:
+    alive = clock() - WorkerRecord.heartbeat_at <= services.settings.lease_seconds
+    with services.database.read() as session:
+        facts = session.scalars(select(WorkerRecord.facts).where(WorkerRecord.queue == "inspections", alive)).all()
+    told = Counter(_in_words(fact.get("jail") or {}) for fact in facts)
+    return "; ".join(f"{count} inspecting: {words}" for words, count in told.items()) or "no inspection worker is alive"
+
+
+def _in_words(jail: Mapping[str, str | bool]) -> str:
+    """Say what is in force, and what the worker's attempts to break out showed to be open."""
+    layers = [f"{name} {value}" for name, value in jail.items() if not isinstance(value, bool)]
+    gaps = [name for name, value in jail.items() if value is False]
+    return ", ".join([*layers, f"gaps: {' '.join(gaps)}" if gaps else "no gaps"]) if jail else "says nothing of a jail"
+
+
 CHECKS: Mapping[str, Callable[[Services], str]] = {
     "database": _database,
     "broker": _broker,
     "storage": _storage,
     "disk": _disk,
+    "jail": _jail,
 }
 
 

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_good_inputs_become_ready_with_their_facts(stack: Stack, inspector: Work
     assert stack.resource(teacher).facts["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
     assert stack.resource(dataset).facts
     assert list((stack.settings.cache_dir / "incoming").iterdir()) == []
-    assert "libtorch" not in (stack.folder / "..").joinpath(f"/proc/{inspector.pid}/maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{inspector.pid}/maps").read_text(), "torch stays with the children"
 
 
 def test_the_same_content_is_read_once(stack: Stack, inspector: Worker) -> None:
@@ -68,7 +69,7 @@ def test_a_rejected_input_fails_the_jobs_that_wait_for_it(stack: Stack, inspecto
 def test_a_lost_message_is_rung_again(stack: Stack, inspector: Worker) -> None:
     inspector.send(signal.SIGSTOP)
     resource_id = stack.teacher()
-    until(lambda: stack.flush() is None or True, what="an empty broker")
+    stack.flush()
     inspector.send(signal.SIGCONT)
     assert inspected(stack, resource_id) == ResourceState.READY
 

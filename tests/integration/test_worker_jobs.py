@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from sqlalchemy import func, select
 
 from service.contract import resources
@@ -179,7 +178,11 @@ def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes_it
     assert worker.child() is not None
     worker.end(signal.SIGKILL)
     killed = time.monotonic()
-    until(lambda: not any(process.alive() for process in family), seconds=LEASE_SECONDS, what="the end of the whole family")
+    until(
+        lambda: not any(process.alive() for process in family),
+        seconds=LEASE_SECONDS,
+        what="the end of the whole family",
+    )
     until(lambda: stack.job(job_id).epoch > 2 and stack.job(job_id).state == JobState.RUNNING, what="the takeover")
     seconds = time.monotonic() - killed
     print(f"\nkill to running again: {seconds:.2f} s (lease {LEASE_SECONDS} s, sweep {SWEEP_SECONDS} s)")  # noqa: T201  a measurement, for whoever runs this with -s
@@ -261,9 +264,7 @@ def test_repeated_and_foreign_messages_are_harmless(stack: Stack, inputs: tuple[
 
 
 def test_a_lost_message_is_rung_again(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
-    client = redis.Redis(unix_socket_path=str(stack.folder / "v.sock"))
-    client.flushall()
-    client.close()
+    stack.flush()
     job_id = stack.submit(*inputs, LONG, ring=False)
     stack.wait_for(job_id, JobState.RUNNING)
     stack.cancel(job_id)

@@ -224,6 +224,12 @@ class Stack:
     def ring(self, job_id: str) -> None:
         queue.ring(self.celery, "jobs", job_id)
 
+    def flush(self) -> None:
+        """Lose every message."""
+        client = redis.Redis(unix_socket_path=str(self.folder / "v.sock"))
+        client.flushall()
+        client.close()
+
     def job(self, job_id: str) -> JobRecord:
         with self.database.read() as session:
             return session.get_one(JobRecord, job_id)
@@ -306,6 +312,4 @@ def running_stack(**environment: str) -> Iterator[Stack]:
             stack.stop_workers()
             stack.celery.close()
             stack.database.close()
-    if os.environ.get("KEEP"):
-        return
     shutil.rmtree(folder)

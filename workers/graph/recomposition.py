@@ -65,14 +65,14 @@ TRANSPOSED = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 
 def convolution(given: dict[str, Any]) -> Whole | None:
     owned, dimensions = (given["input"], given["weight"], given["bias"]), len(given["stride"])
     if given["transposed"]:
-        order = ("stride", "padding", "output_padding", "groups", "dilation")
-        return TRANSPOSED[dimensions], (*owned, *(given[name] for name in order))
-    order = ("stride", "padding", "dilation", "groups")
-    return CONVOLUTIONS[dimensions], (*owned, *(given[name] for name in order))
+        options = [given[name] for name in ("stride", "padding", "output_padding", "groups", "dilation")]
+        return TRANSPOSED[dimensions], (*owned, *options)
+    options = [given[name] for name in ("stride", "padding", "dilation", "groups")]
+    return CONVOLUTIONS[dimensions], (*owned, *options)
 
 
 def transposed_weight(matrix: fx.Node) -> fx.Node | None:
-    """w of `permute(w, [1, 0])` or `t(w)`, where w is a free tensor."""
+    """The free tensor w of `permute(w, [1, 0])` or `t(w)`."""
     turned = is_aten(matrix, "t") or (is_aten(matrix, "permute") and list(matrix.args[1]) == [1, 0])  # type: ignore[arg-type]  # permute's second argument is a list
     source = matrix.all_input_nodes[0] if turned else None
     return source if source is not None and source.op == "get_attr" else None

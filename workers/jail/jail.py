@@ -21,6 +21,7 @@ import contextlib
 import os
 import site
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,14 @@ SYSTEM = (  # what libraries read late: the loader's cache, zone files, the numb
 
 @dataclass(frozen=True)
 class Cell:
-    """What one process is left with: files below `readable` and `writable`, and its limits."""
+    """What one process is left with: files below folders that exist, and its limits.
+
+    `scratch` is for what libraries keep while they work; nobody looks at it afterwards.
+    """
 
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
+    scratch: Path
     limits: limits.Limits
 
 
@@ -59,9 +64,11 @@ def enter(cell: Cell, *, keep: tuple[int, ...] = ()) -> None:
     limits.confine(cell.limits)
     kernel.forbid_inspection()
     kernel.drop_capabilities()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(cell.scratch)
     _close_all_but(keep)
     if abi:
-        landlock.restrict(abi, [*_installation(), *map(Path, SYSTEM), *cell.readable], cell.writable)
+        readable = [*_installation(), *map(Path, SYSTEM), *cell.readable]
+        landlock.restrict(abi, readable, [*cell.writable, cell.scratch])
     if filtering and architecture:
         seccomp.restrict(architecture)
 

@@ -34,7 +34,7 @@ def in_force() -> Facts:
         outside.write_text("not a program")
         outside.chmod(0o700)
         (inside := Path(folder, "inside")).mkdir()
-        child = Child("workers.jail.probe:try_to_get_out", str(outside), cell=Cell((), (inside,), LIMITS))
+        child = Child("workers.jail.probe:try_to_get_out", str(outside), cell=Cell((), (), inside, LIMITS))
         try:
             word = child.receive(PROBE_SECONDS)
         finally:

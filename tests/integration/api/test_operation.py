@@ -30,8 +30,26 @@ def test_a_whole_house_is_ready(house: House) -> None:
     ready = house.ann.get("/readyz").json()
     assert ready["status"] == "ready"
     assert {check["name"]: check["ok"] for check in ready["checks"]} == {
-        "database": True, "broker": True, "storage": True, "disk": True,
+        "database": True, "broker": True, "storage": True, "disk": True, "jail": True,
     }  # fmt: skip
+
+
+def told_of_the_jail(house: House) -> str:
+    return next(str(check["detail"]) for check in house.ann.get("/readyz").json()["checks"] if check["name"] == "jail")
+
+
+def test_readiness_shows_what_confines_the_readers(house: House) -> None:
+    assert told_of_the_jail(house) == "no inspection worker is alive"
+    closed = {"landlock": "ABI 7", "seccomp": "allow-list, x86_64", "refuses_files": True}
+    rows = [("inspections", closed), ("inspections", closed), ("jobs", {"landlock": "not offered"})]
+    with house.services.database.write() as session:
+        for i, (name, jail) in enumerate(rows):
+            session.add(WorkerRecord(id=f"wrk_{i}", queue=name, facts={"jail": jail}))
+    assert told_of_the_jail(house) == "2 inspecting: landlock ABI 7, seccomp allow-list, x86_64, no gaps"
+    with house.services.database.write() as session:
+        open_one = {"landlock": "not offered: switched off", "refuses_files": False, "refuses_network": True}
+        session.add(WorkerRecord(id="wrk_3", queue="inspections", facts={"jail": open_one}))
+    assert "1 inspecting: landlock not offered: switched off, gaps: refuses_files" in told_of_the_jail(house)
 
 
 def failing(answer: Any) -> list[str]:

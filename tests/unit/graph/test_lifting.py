@@ -300,8 +300,9 @@ def test_a_decomposed_program_is_put_together_again(name: str, tmp_path: Path) -
     network, inputs = specimen(name)
     network.eval()
     batch = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(network, inputs, dynamic_shapes=(batch,)).run_decompositions()
-    torch.export.save(program, tmp_path / "model.pt2")
+    with quiet():
+        program = torch.export.export(network, inputs, dynamic_shapes=(batch,)).run_decompositions()
+        torch.export.save(program, tmp_path / "model.pt2")
     ours = lift(read_pt2(tmp_path / "model.pt2"))
     for key, module in network.named_modules():
         if isinstance(
@@ -314,7 +315,8 @@ def test_a_decomposed_program_is_put_together_again(name: str, tmp_path: Path) -
 
 def test_a_program_decomposed_in_training_mode_is_refused_with_the_way_out(tmp_path: Path) -> None:
     network, inputs = specimen("resnet8")
-    torch.export.save(torch.export.export(network, inputs).run_decompositions(), tmp_path / "model.pt2")
+    with quiet():
+        torch.export.save(torch.export.export(network, inputs).run_decompositions(), tmp_path / "model.pt2")
     with pytest.raises(InputRejected, match=r"model\.eval\(\)"):
         read_pt2(tmp_path / "model.pt2")
 

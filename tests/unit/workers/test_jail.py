@@ -44,6 +44,7 @@ ATTEMPTS = list(prisoner.attempts(Path()))
 def imprison(folder: Path, layers: str = "all", user: str = "same") -> dict[str, Any]:
     (folder / "in").mkdir(parents=True)
     (folder / "out").mkdir()
+    (folder / "scratch").mkdir()
     (folder / "in" / "file").write_text("given")
     (folder / "secret").write_text("secret")
     (folder / "in" / "link").symlink_to(folder / "secret")
@@ -142,8 +143,8 @@ def test_the_filter_says_of_each_call_what_the_tables_say(architecture: str) -> 
         assert verdict(code, number | prisoner.X32, mine) == seccomp.REFUSE
         assert verdict(code, number, 0x40000003) == seccomp.REFUSE, "32-bit calls"
     for numbers in prisoner.FORBIDDEN.values():
-        if (number := numbers[column]) is not None:
-            assert verdict(code, number, mine) == seccomp.REFUSE
+        if (forbidden := numbers[column]) is not None:
+            assert verdict(code, forbidden, mine) == seccomp.REFUSE
 
 
 @pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
