@@ -57,8 +57,10 @@ def push_model(
     label: Labels = None,
     wait: Wait = True,
 ) -> None:
-    """Register a model: weights (.safetensors, .pt, .pth, .bin) with a built-in architecture."""
+    """Register a model: an export (.pt2), or weights (.safetensors, .pt, .pth, .bin) with a built-in architecture."""
     options = {key: parsed(value) for key, value in pairs(option, "--option").items()}
+    if architecture is None and options:
+        raise Mistake("--option belongs to an architecture; name it with --architecture")
     declared = None if architecture is None else {"name": architecture, "options": options}
     with connect() as client:
         sources = existing(files, MODEL_ROLES)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog import get_logger
 
@@ -80,16 +80,15 @@ def restore(storage: Storage, wanted: Checkpoint, folder: Path) -> tuple[Path | 
 
 
 def discard(database: Database, storage: Storage, job_id: str, digests: Sequence[str]) -> None:
-    """Delete stored files of `job_id` that nothing refers to any more, another job's checkpoint neither."""
+    """Delete those stored files that nothing refers to any more, the second last checkpoint of another job neither."""
     if not digests:
         return
     with database.write() as session:  # nobody can begin to refer to them before they are gone
         for digest in unreferenced(session, digests):
-            if not _is_checkpoint_of_another(session, job_id, digest):
+            if not _is_second_last_of_another(session, job_id, digest):
                 storage.delete(digest)
 
 
-def _is_checkpoint_of_another(session: Session, job_id: str, digest: str) -> bool:
-    last = JobRecord.checkpoint["sha256"].as_string() == digest
-    before = JobRecord.checkpoint["previous"]["sha256"].as_string() == digest
-    return session.scalar(select(JobRecord.id).where(JobRecord.id != job_id, or_(last, before)).limit(1)) is not None
+def _is_second_last_of_another(session: Session, job_id: str, digest: str) -> bool:
+    same = JobRecord.checkpoint["previous"]["sha256"].as_string() == digest
+    return session.scalar(select(JobRecord.id).where(JobRecord.id != job_id, same).limit(1)) is not None

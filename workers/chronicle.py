@@ -32,6 +32,7 @@ class Chronicle:
     def __init__(self, station: Station, tenure: Tenure[Any], job: JobRecord) -> None:
         self._station, self._tenure, self._job_id = station, tenure, job.id
         self.checkpoint = checkpoints.recorded(job.checkpoint)
+        self._kept = set(self.checkpoint.digests if self.checkpoint else [])
 
     @property
     def num_threads(self) -> int:
@@ -42,8 +43,8 @@ class Chronicle:
 
     def record(self, messages: Sequence[Message]) -> None:
         """Write what was told; of progress and checkpoints only the newest counts. Raises LeaseLost."""
-        reports: list[Report] = [found for found in messages if isinstance(found, StageBegan | Measured | Told)]
-        reports += [found for found in messages if isinstance(found, Progressed)][-1:]
+        progress = [found for found in messages if isinstance(found, Progressed)][-1:]
+        reports = [found for found in messages if isinstance(found, StageBegan | Measured | Told) or found in progress]
 
         def write(session: Session) -> None:
             for report in reports:
@@ -60,25 +61,23 @@ class Chronicle:
         except Unavailable as error:  # the job goes on; should it be repeated, it loses more
             log.warning("a checkpoint could not be stored", step=made.step, error=error.detail)
             return
-        before = self.checkpoint
-        record = Checkpoint.after(before, file, made.step, self.num_threads)
+        record = Checkpoint.after(self.checkpoint, file, made.step, self.num_threads)
         self._tenure.write(lambda session: jobs.report_checkpoint(session, self._tenure.claim, record.model_dump()))
         self.checkpoint = record
-        self._forget(before)
-
-    def _forget(self, before: Checkpoint | None) -> None:
-        outdated = set(before.digests if before else []) - set(self.checkpoint.digests if self.checkpoint else [])
+        outdated, self._kept = self._kept - set(record.digests), set(record.digests)
         self.discard(sorted(outdated))
+
+    def forget(self) -> None:
+        """Delete the checkpoints: the job has succeeded, and its row refers to none any more."""
+        self.discard(sorted(self._kept))
 
     def restore(self, folder: Path) -> Path | None:
         """Fetch the checkpoint to resume from, if one can be used; tell what is wrong with the others."""
-        before = self.checkpoint
-        if before is None:
+        if self.checkpoint is None:
             return None
-        path, self.checkpoint, complaints = checkpoints.restore(self._station.storage, before, folder)
+        path, self.checkpoint, complaints = checkpoints.restore(self._station.storage, self.checkpoint, folder)
         for complaint in complaints:
             self.record([Told(event="warning", data={"text": f"{complaint}; an earlier state is used instead"})])
-        self._forget(before)
         return path
 
     def discard(self, digests: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import nn
 
 from service.contract import compatibility
 from service.contract.reports import Environment, Report
-from service.contract.specs import DistillSpec, ModelStudent
+from service.contract.specs import Architecture, DistillSpec, ModelStudent
 from workers.course import Course
 from workers.distillation.objectives import labels_only, objective
 from workers.distillation.teacher import Logits, teacher_logits
@@ -32,9 +33,11 @@ from workers.evaluation.evaluation import evaluate
 from workers.evaluation.latency import measure_latency
 from workers.evaluation.report import build_report
 from workers.formats.datasets import load_dataset
+from workers.formats.graph_models import graph_facts
 from workers.formats.models import facts_of, load_architecture, load_model
+from workers.graph.layer_graph import LayerGraph
 from workers.job import JobContext, JobResult
-from workers.material import built, held_out, recorded_facts, selection_of, student_architecture
+from workers.material import built, held_out, recorded_facts, redrawn, selection_of, student_architecture
 from workers.training.data import Dataset, Split
 from workers.training.learner import Loss
 from workers.training.loop import train
@@ -106,10 +109,12 @@ class Distillation:
 
     def new_student(self) -> nn.Module:
         """The student before its training, always with the same weights."""
-        spec = self.spec.student
-        if isinstance(spec, ModelStudent) and not spec.reset:
-            return load_model(self.context.inputs[spec.model])
-        return built(self.architecture, self.context.seed)
+        spec, seed = self.spec.student, self.context.seed
+        if isinstance(spec, ModelStudent) and (self.architecture is None or not spec.reset):
+            model = load_model(self.context.inputs[spec.model])
+            return redrawn(model, seed) if spec.reset else model
+        assert self.architecture is not None  # noqa: S101  only a model can come without one
+        return built(self.architecture, seed)
 
     def _teacher_logits(self) -> dict[str, Logits]:
         context, teacher = self.context, self.teacher.to(self.context.device)
@@ -162,7 +167,7 @@ class Distillation:
         models = {"teacher": self.teacher.to(device), "student": self.model}
         if self.control is not None:
             models["control"] = self._with_state(self.control.state(which))
-        architectures = dict.fromkeys(models, self.architecture)
+        architectures: dict[str, Architecture | None] = dict.fromkeys(models, self.architecture)
         architectures["teacher"] = load_architecture(self.context.inputs[self.spec.teacher])
         others = {} if selection.other is None else {"other": self._with_state(self.student.state(selection.other))}
         logits, labels = evaluate({**models, **others}, split, device, EVALUATION_BATCH, self.journal)
@@ -195,7 +200,7 @@ class Distillation:
         spec, folder = self.spec, self.context.work_dir / "artifact"
         student = {"student": spec.student.model} if isinstance(spec.student, ModelStudent) else {}
         control = {} if self.control is None else {"control": self.control.history}
-        write_artifact(
+        manifest = write_artifact(
             folder,
             model=self.model,
             architecture=self.architecture,
@@ -208,18 +213,30 @@ class Distillation:
             environment=report.environment,
             scaling=self.scaling,
         )
+        if (reason := manifest["onnx"]["reason"]) is not None:
+            self.journal.event("warning", {"text": f"the result has no model.onnx: {reason}"})
         return folder
 
+    def _facts(self) -> dict[str, Any]:
+        """What the record of the result says, as inspection would find it."""
+        model = self.model.cpu()
+        if self.architecture is None:
+            assert isinstance(model, LayerGraph)  # noqa: S101  what has no architecture is a graph
+            return graph_facts(model)
+        return {**facts_of(self.architecture, model), "format": "safetensors", "notes": []}
+
     def _result(self, folder: Path, report: Report) -> JobResult:
-        name = f"{self.architecture.name} distilled from {self.spec.teacher}"
+        spec, architecture = self.spec, self.architecture
+        what = spec.student.model if isinstance(spec.student, ModelStudent) else "student"
+        name = f"{what if architecture is None else architecture.name} distilled from {spec.teacher}"
         return JobResult(
             folder=folder,
             name=name,
             declaration={
                 "name": name,
-                "architecture": self.architecture.model_dump(mode="json"),
-                "labels": self.spec.labels,
+                "architecture": None if architecture is None else architecture.model_dump(mode="json"),
+                "labels": spec.labels,
             },
-            facts={**facts_of(self.architecture, self.model.cpu()), "format": "safetensors", "notes": []},
+            facts=self._facts(),
             report=report.model_dump(mode="json"),
         )

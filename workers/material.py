@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from service.contract import compatibility
 from service.contract.errors import FieldError, Invalid, NotAvailable
 from service.contract.reports import Selection
 from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, ModelStudent
 from workers.formats.models import load_architecture
+from workers.graph.layer_graph import LayerGraph
+from workers.graph.redrawing import redraw
 from workers.students.architectures import build
 from workers.training.data import Dataset, Split, SplitName
 from workers.training.outcome import TrainingOutcome
@@ -25,11 +28,11 @@ def recorded_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def student_architecture(spec: DistillSpec, inputs: Mapping[str, Path]) -> Architecture:
-    """The student's architecture; what it leaves out is the teacher's. Raises NotAvailable."""
+def student_architecture(spec: DistillSpec, inputs: Mapping[str, Path]) -> Architecture | None:
+    """The student's architecture, None for a graph; what it leaves out is the teacher's. Raises NotAvailable."""
     student = spec.student
     if isinstance(student, ArchitectureStudent):
-        return student.architecture.completed(load_architecture(inputs[spec.teacher]))
+        return compatibility.completed(student.architecture, recorded_facts(inputs[spec.teacher]))
     if isinstance(student, ModelStudent):
         return load_architecture(inputs[student.model])
     wrong = FieldError(pointer="/student/shrink", detail="shrunk students are not available in this version")
@@ -50,6 +53,17 @@ def built(architecture: Architecture, seed: int) -> nn.Module:
         )
     except ValueError as error:
         raise Invalid(f"{pointer}: {error}", errors=(FieldError(pointer=pointer, detail=str(error)),)) from error
+
+
+def redrawn(network: nn.Module, seed: int) -> nn.Module:
+    """A network that came as a graph, with new weights from `seed`. Raises Invalid where layers cannot draw them."""
+    assert isinstance(network, LayerGraph)  # noqa: S101  what has no architecture is a graph
+    try:
+        redraw(network, seed)
+    except ValueError as error:
+        wrong = FieldError(pointer="/student/reset", detail=str(error))
+        raise Invalid(f"{wrong.pointer}: {error}", errors=(wrong,)) from error
+    return network
 
 
 def held_out(dataset: Dataset) -> tuple[SplitName, Split]:

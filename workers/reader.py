@@ -35,7 +35,7 @@ READER_VERSION = 1  # raise it when `workers.formats` writes something else for 
 WALL_CLOCK_FACTOR = 4  # reading may take this many times its CPU time while it waits for the disk
 Kind = Literal["model", "dataset"]
 READING_PARTS: dict[Kind, tuple[str, ...]] = {"model": ("architecture",), "dataset": ("splits", "transform", "task")}
-WEIGHTS = "model.safetensors"
+WEIGHTS, PROGRAM = "model.safetensors", "model.pt2"
 NOT_UPLOADED = "upl_" + 26 * "0"  # in the declaration of a model that a job made: its files have no upload
 log = get_logger(__name__)
 
@@ -100,10 +100,11 @@ def canonical(
 def _as_uploaded(
     declaration: Mapping[str, Any], files: Mapping[str, StoredFile]
 ) -> tuple[Mapping[str, Any], Mapping[str, StoredFile]]:
-    """Look at what a job made as if somebody had uploaded its weights: the rest of its files is for people."""
+    """Look at what a job made as if somebody had uploaded it: the weights of an architecture, or else the graph."""
     if declaration.get("files"):
         return declaration, files
-    return {**declaration, "files": {WEIGHTS: NOT_UPLOADED}}, {WEIGHTS: files[WEIGHTS]}
+    name = PROGRAM if declaration.get("architecture") is None else WEIGHTS
+    return {**declaration, "files": {name: NOT_UPLOADED}}, {name: files[name]}
 
 
 def _lookup(entry: Path) -> tuple[Path, dict[str, Any]] | None:

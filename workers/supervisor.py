@@ -155,7 +155,7 @@ class Supervision:
             self._end_stopped(Stop.CANCEL)  # raises LeaseLost, unless that was the reason
         else:
             log.info("job succeeded", model=model_id)
-            self.chronicle.discard(self.chronicle.checkpoint.digests if self.chronicle.checkpoint else [])
+            self.chronicle.forget()
 
     def _end_stopped(self, stop: Stop) -> None:
         held, write = self.held, self.tenure.write

@@ -46,7 +46,13 @@ JOB_REQUEST = {
     "labels": {"team": "vision"},
 }
 SPEC = JOB_REQUEST | {"student": {"architecture": RESNET8}, "deadline_seconds": None}
-MODEL_REQUESTS: dict[str, Any] = {"weights": {"summary": "Weights of a built-in architecture", "value": MODEL_REQUEST}}
+MODEL_REQUESTS: dict[str, Any] = {
+    "weights": {"summary": "Weights of a built-in architecture", "value": MODEL_REQUEST},
+    "graph": {
+        "summary": "Any network, exported with torch.export",
+        "value": {"name": "teacher", "files": {"model.pt2": UPLOAD}},
+    },
+}
 DATASET_REQUESTS: dict[str, Any] = {"arrays": {"summary": "Arrays, to be divided", "value": DATASET_REQUEST}}
 JOB_REQUESTS: dict[str, Any] = {
     "distill": {"summary": "Distil into a smaller network", "value": JOB_REQUEST},

@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping
 from service.contract.errors import FieldError, Invalid, NotAvailable
 from service.contract.specs import Architecture, DatasetDeclaration, ModelDeclaration
 
+GRAPH = "model.pt2"
 WEIGHTS = ("model.safetensors", "checkpoint.pt", "checkpoint.pth", "checkpoint.bin")
 DATASETS = ("data.npz", "data.safetensors", "data.parquet", "images.zip")
-EXPORT = "export it with torch.export, or save its state dict as model.safetensors and name its architecture"
+EXPORT = (
+    f"export it with torch.export as {GRAPH}, or save its state dict as model.safetensors and name its architecture"
+)
 REFUSED: Mapping[str, str] = {
     ".onnx": f"ONNX files are not read; {EXPORT}",
     ".pkl": f"pickles can run code and are not read; {EXPORT}",
@@ -19,7 +22,6 @@ REFUSED: Mapping[str, str] = {
     ".h5": f"Keras files are not read; {EXPORT}",
 }
 LATER: Mapping[str, str] = {
-    "model.pt2": "torch.export archives",
     "config.json": "Hugging Face folders",
     "tokenizer.json": "Hugging Face folders",
 }
@@ -58,17 +60,25 @@ def _check_architecture(architecture: Architecture | None) -> None:
         raise Invalid(f"{wrong[0].pointer}: {detail}", errors=wrong)
 
 
+def _check_no_architecture(architecture: Architecture | None) -> None:
+    if architecture is not None:
+        detail = f"{GRAPH} says itself what its network is; leave the architecture out, or upload weights"
+        raise Invalid(f"/architecture: {detail}", errors=[FieldError(pointer="/architecture", detail=detail)])
+
+
 def check_model(declaration: ModelDeclaration) -> None:
     """Raise Invalid or NotAvailable unless a model can be made of these files."""
     names = set(declaration.files)
     for name, what in LATER.items():
         if name in names:
-            detail = f"{what} are not read yet; upload model.safetensors and name a built-in architecture"
+            detail = f"{what} are not read yet; upload {GRAPH}, or model.safetensors of a built-in architecture"
             raise NotAvailable(f"/files: {detail}", errors=[FieldError(pointer=_pointer(name), detail=detail)])
-    _refuse(declaration.files, WEIGHTS)
+    allowed = (GRAPH, *WEIGHTS)
+    _refuse(declaration.files, allowed)
     if len(names) != 1:
-        raise _wrong_count(names, WEIGHTS)
-    _check_architecture(declaration.architecture)
+        raise _wrong_count(names, allowed)
+    check_network = _check_no_architecture if GRAPH in names else _check_architecture
+    check_network(declaration.architecture)
 
 
 def check_dataset(declaration: DatasetDeclaration) -> None:

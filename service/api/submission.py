@@ -70,7 +70,8 @@ def _completed(spec: JobSpec, teacher: ModelRecord | DatasetRecord) -> JobSpec:
         raise _at("/student/shrink", "students shrunk from their teacher come with a later version", True)
     if not isinstance(spec.student, ArchitectureStudent):
         return spec
-    architecture = spec.student.architecture.completed(_architecture_of(teacher))
+    declared = spec.student.architecture.completed(_architecture_of(teacher))
+    architecture = compatibility.completed(declared, teacher.facts or {})  # a graph has no architecture to declare
     return spec.model_copy(update={"student": ArchitectureStudent(architecture=architecture)})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.contract.errors import FieldError, Invalid
-from service.contract.specs import ArchitectureStudent, JobSpec
+from service.contract.specs import Architecture, ArchitectureStudent, JobSpec
 
 Facts = Mapping[str, Any]
 
@@ -28,6 +28,12 @@ def check(teacher: Facts, dataset: Facts, spec: JobSpec, student: Facts | None =
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Invalid(f"{wrong[0].pointer}: {wrong[0].detail}{more}", errors=wrong)
+
+
+def completed(student: Architecture, teacher: Facts) -> Architecture:
+    """Return the student with a missing input shape and number of classes taken from its teacher's facts."""
+    shape = input_shape_of(teacher)
+    return student.filled(None if shape is None else tuple(shape), num_classes_of(teacher))
 
 
 def input_shape_of(model: Facts) -> list[int] | None:

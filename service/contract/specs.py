@@ -63,12 +63,13 @@ class Architecture(Frozen):
 
     def completed(self, teacher: "Architecture | None") -> "Architecture":
         """Return this architecture with a missing input shape and number of classes taken from `teacher`."""
-        if teacher is None:
-            return self
+        return self if teacher is None else self.filled(teacher.options.input_shape, teacher.options.num_classes)
+
+    def filled(self, input_shape: tuple[int, ...] | None, num_classes: int | None) -> "Architecture":
+        """Return this architecture with what it leaves open, where it is known."""
+        known = {"input_shape": input_shape, "num_classes": num_classes}
         inherited = {
-            field: value
-            for field in ("input_shape", "num_classes")
-            if getattr(self.options, field) is None and (value := getattr(teacher.options, field)) is not None
+            field: value for field, value in known.items() if getattr(self.options, field) is None and value is not None
         }
         return Architecture(name=self.name, options=self.options.model_copy(update=inherited))
 

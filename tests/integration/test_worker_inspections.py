@@ -9,7 +9,7 @@ import pytest
 
 from service.contract.records import JobState, ResourceState
 from service.contract.specs import ModelDeclaration
-from tests.integration.worker_stack import ARCHITECTURE, SHORT, UPLOAD, Stack, Worker, running_stack, until
+from tests.integration.worker_stack import ARCHITECTURE, SHORT, UPLOAD, Stack, Worker, running_stack
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +25,6 @@ def inspector(stack: Stack) -> Worker:
     return stack.start("inspections")
 
 
-def inspected(stack: Stack, resource_id: str) -> str:
-    until(lambda: stack.resource(resource_id).state != ResourceState.INSPECTING, what="the inspection")
-    state: str = stack.resource(resource_id).state
-    return state
-
-
 def broken_teacher(stack: Stack) -> str:
     declaration = {"name": "broken", "files": {"model.safetensors": UPLOAD}, "architecture": ARCHITECTURE}
     return stack.register(ModelDeclaration.model_validate(declaration), {"model.safetensors": b"no tensors"})
@@ -38,18 +32,33 @@ def broken_teacher(stack: Stack) -> str:
 
 def test_good_inputs_become_ready_with_their_facts(stack: Stack, inspector: Worker) -> None:
     teacher, dataset = stack.teacher(), stack.digits()
-    assert inspected(stack, teacher) == ResourceState.READY
-    assert inspected(stack, dataset) == ResourceState.READY
+    assert stack.inspected(teacher).state == ResourceState.READY
+    assert stack.inspected(dataset).state == ResourceState.READY
     assert stack.resource(teacher).facts["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
     assert stack.resource(dataset).facts
     assert list((stack.settings.cache_dir / "incoming").iterdir()) == []
     assert "libtorch" not in Path(f"/proc/{inspector.pid}/maps").read_text(), "torch stays with the children"
 
 
+def test_the_worker_tells_what_confines_its_readers(stack: Stack, inspector: Worker) -> None:
+    jail = stack.seen()[inspector.pid].facts["jail"]
+    assert jail["limits"] is jail["no_new_privileges"] is True
+    assert isinstance(jail["landlock"], str)
+    assert jail["seccomp"] in inspector.log
+    assert ("jail is closed" if all(jail.values()) else "jail has gaps") in inspector.log
+
+
+def test_the_process_that_readers_are_forked_from_has_no_secrets(stack: Stack, inspector: Worker) -> None:
+    server = inspector.fork_server()
+    assert server
+    assert b"STILLHOUSE_" in Path(f"/proc/{inspector.pid}/environ").read_bytes()
+    assert b"STILLHOUSE_" not in Path(f"/proc/{server.pid}/environ").read_bytes()
+
+
 def test_the_same_content_is_read_once(stack: Stack, inspector: Worker) -> None:
-    inspected(stack, stack.teacher())
+    stack.inspected(stack.teacher())
     entries = {path.name for path in stack.settings.cache_dir.iterdir()}
-    assert inspected(stack, stack.teacher()) == ResourceState.READY
+    assert stack.inspected(stack.teacher()).state == ResourceState.READY
     assert {path.name for path in stack.settings.cache_dir.iterdir()} == entries
 
 
@@ -59,7 +68,7 @@ def test_a_rejected_input_fails_the_jobs_that_wait_for_it(stack: Stack, inspecto
     job_id = stack.submit(teacher, dataset, SHORT, ring=False)
     assert stack.job(job_id).waiting_for is not None
     inspector.send(signal.SIGCONT)
-    assert inspected(stack, teacher) == ResourceState.REJECTED
+    assert stack.inspected(teacher).state == ResourceState.REJECTED
     assert stack.resource(teacher).error["detail"]
     job = stack.wait_for(job_id, JobState.FAILED)
     assert job.error is not None
@@ -71,7 +80,7 @@ def test_a_lost_message_is_rung_again(stack: Stack, inspector: Worker) -> None:
     resource_id = stack.teacher()
     stack.flush()
     inspector.send(signal.SIGCONT)
-    assert inspected(stack, resource_id) == ResourceState.READY
+    assert stack.inspected(resource_id).state == ResourceState.READY
 
 
 def test_sigterm_ends_the_inspector_in_order(stack: Stack, inspector: Worker) -> None:

@@ -16,8 +16,10 @@ from tests.integration.worker_stack import (
     LONG,
     SHORT,
     SWEEP_SECONDS,
+    Process,
     Stack,
     Worker,
+    all_dead,
     running_stack,
     until,
 )
@@ -37,11 +39,8 @@ def inputs(stack: Stack) -> tuple[str, str]:
     inspector = stack.start("inspections")
     found = stack.teacher(), stack.digits()
     for resource_id in found:
-        until(lambda key=resource_id: stack.resource(key).state != ResourceState.INSPECTING, what="the inspection")
-        assert stack.resource(resource_id).state == ResourceState.READY, (
-            stack.resource(resource_id).error,
-            inspector.log,
-        )
+        row = stack.inspected(resource_id)
+        assert row.state == ResourceState.READY, (row.error, inspector.log)
     assert inspector.end() == 0
     return found
 
@@ -50,6 +49,11 @@ def inputs(stack: Stack) -> tuple[str, str]:
 def worker(stack: Stack, inputs: tuple[str, str]) -> Iterator[Worker]:
     yield stack.worker()
     stack.tidy_up()
+
+
+def next_child(worker: Worker, seen: set[int]) -> Process | None:
+    child = worker.child()
+    return None if child is None or child.pid in seen else child
 
 
 def num_results(stack: Stack, job_id: str) -> int:
@@ -72,7 +76,10 @@ def test_a_job_is_claimed_run_and_published(stack: Stack, inputs: tuple[str, str
         files = resources.files_of(session, result.id)
     assert "model.safetensors" in files
     assert all(stack.storage.size(file.sha256) == file.size for file in files.values())
-    assert list(stack.settings.jobs_dir.iterdir()) == [], "the job's folder is removed"
+    until(lambda: list(stack.settings.jobs_dir.iterdir()) == [], what="the removal of the job's folder")
+    assert job.checkpoint is None
+    checkpoints = {event["sha256"] for event in stack.events(job_id, "checkpoint")}
+    until(lambda: not any(stack.storage.path(digest).exists() for digest in checkpoints), what="the checkpoints' end")
     until(lambda: stack.seen()[worker.pid].job_id is None, what="the worker to say that it is free")
     assert f"job={job_id}" in worker.log
     assert "attempt=1" in worker.log
@@ -157,7 +164,7 @@ def test_a_job_that_kills_its_process_again_and_again_fails_with_the_reason(
     job_id = stack.submit(*inputs, LONG)
     killed: set[int] = set()
     for _ in range(stack.settings.max_attempts):
-        child = until(lambda: (found := worker.child()) and found.pid not in killed and found, what="a child")
+        child = until(lambda: next_child(worker, killed), what="a child")
         killed.add(child.pid)
         _kill(child.pid, signal.SIGSEGV)
     job = stack.wait_for(job_id, JobState.FAILED)
@@ -179,7 +186,7 @@ def test_a_killed_celery_process_leaves_no_orphan_and_another_worker_finishes_it
     worker.end(signal.SIGKILL)
     killed = time.monotonic()
     until(
-        lambda: not any(process.alive() for process in family),
+        lambda: all_dead(family),
         seconds=LEASE_SECONDS,
         what="the end of the whole family",
     )
@@ -202,7 +209,7 @@ def test_sigterm_drains_and_hands_the_job_back(stack: Stack, inputs: tuple[str, 
     assert (job.attempt, job.losses) == (1, 0), "a drain uses up no attempt"
     assert job.checkpoint is not None
     assert job.checkpoint["step"] >= before
-    until(lambda: not any(process.alive() for process in family), seconds=5, what="the end of the whole family")
+    until(lambda: all_dead(family), seconds=5, what="the end of the whole family")
     assert worker.pid not in stack.seen(), "a worker that leaves in order takes its row away"
     stack.worker()
     until(lambda: stack.job(job_id).epoch == 2, what="another claim")

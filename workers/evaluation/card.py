@@ -38,8 +38,8 @@ class Inputs:
 
 CARD = Template("""# $title
 
-A smaller network made by Stillhouse from a larger one, its teacher. It stands alone: PyTorch loads it, without
-Stillhouse and without any class of ours.
+A smaller network made by Stillhouse from a larger one, its teacher. It stands alone: PyTorch loads it, and
+every runtime of ONNX does, without Stillhouse and without any class of ours.
 
 ## What was found
 
@@ -68,6 +68,8 @@ model = torch.export.load("model.pt2").module()
 with torch.no_grad():
     logits = model(x)  # x: $inputs
 ```
+
+$onnx
 
 $scaling
 
@@ -103,6 +105,16 @@ $files
 """)
 
 
+ONNX_USE = """`model.onnx` is the same network for ONNX Runtime and whatever else reads ONNX:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(logits_as_array,) = session.run(["logits"], {"input": x.numpy()})
+```"""
+
+
 def model_card(
     *,
     report: Report,
@@ -111,8 +123,9 @@ def model_card(
     lineage: Mapping[str, Any],
     inputs: Inputs,
     files: Mapping[str, FileFacts],
+    without_onnx: str | None = None,
 ) -> str:
-    """README.md of an artifact whose other files are `files`."""
+    """README.md of an artifact whose other files are `files`; `without_onnx` says why there is no model.onnx."""
     return CARD.substitute(
         title="Student" if architecture is None else f"Student: {architecture['name']}",
         examples=report.examples,
@@ -122,6 +135,7 @@ def model_card(
         device=report.environment.device,
         threads=report.environment.threads,
         inputs=f"{inputs.dtype}, shape ({', '.join(['batch', *map(str, inputs.shape)])})",
+        onnx=ONNX_USE if without_onnx is None else f"There is no `model.onnx`: {without_onnx}.",
         scaling=_scaling(inputs.scaling),
         weights=_weights(architecture),
         lineage=_json(lineage),

@@ -31,8 +31,8 @@ def write_safetensors(model: nn.Module, path: Path, metadata: Mapping[str, str])
     write_tensors(tensors, path, {"format": "pt", **aliases, **metadata})
 
 
-def export_program(model: nn.Module, example_input: Tensor, path: Path) -> None:
-    """Write `model` in evaluation mode as a .pt2 archive with a dynamic batch.
+def export_program(model: nn.Module, example_input: Tensor, path: Path) -> ExportedProgram:
+    """Write `model` in evaluation mode as a .pt2 archive with a dynamic batch; return what was written.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def export_program(model: nn.Module, example_input: Tensor, path: Path) -> None:
     program.example_inputs = None
     torch.export.save(program, path)
     check_no_paths(path)
+    return program
 
 
 def remove_traces(program: ExportedProgram) -> None:

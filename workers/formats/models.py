@@ -1,6 +1,9 @@
-"""An uploaded model -> our canonical form: `model.safetensors` beside `model.json`, and back to a module.
+"""An uploaded model -> our canonical form, and back to a module.
 
-The network is first built on torch's meta device, which has shapes but no memory: names and shapes
+Weights of a built-in architecture become `model.safetensors` beside `model.json`; a network as an archive of
+`torch.export` stays `model.pt2` beside `model.json` (see graph_models.py).
+
+A built-in network is first built on torch's meta device, which has shapes but no memory: names and shapes
 are compared, and parameters and MACs counted, before a byte is allocated on a stranger's word.
 """
 
@@ -18,6 +21,7 @@ from service.contract.specs import Architecture, ModelDeclaration
 from workers.evaluation.cost import measure_cost
 from workers.formats import safetensors_file
 from workers.formats.checkpoint import read_checkpoint
+from workers.formats.graph_models import PROGRAM, load_graph, read_graph
 from workers.formats.weights import Found, find_state, fitted, without_prefixes
 from workers.students.architectures import build
 
@@ -38,7 +42,7 @@ READERS: Mapping[str, tuple[str, Callable[[Path], Any]]] = {
     ".pth": ("checkpoint", read_checkpoint),
     ".bin": ("checkpoint", read_checkpoint),
 }
-LATER = {".pt2": "torch.export archives", ".json": "Hugging Face folders", ".onnx": "ONNX files"}
+LATER = {".json": "Hugging Face folders", ".onnx": "ONNX files"}
 
 
 def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[s
         What its owner says of it; a missing input shape or number of classes is taken from the weights
         where they say it.
     out
-        An existing folder for `model.safetensors` and `model.json`.
+        An existing folder for `model.safetensors` or `model.pt2`, and `model.json`.
 
     Raises
     ------
@@ -60,6 +64,8 @@ def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[s
         With a `code` and what to do; "architecture_mismatch" lists what does not fit key by key.
 
     """
+    if [Path(name).suffix for name in declaration.files] == [".pt2"]:
+        return read_exported(folder, declaration, out)
     path, form, read = choose_reader(folder, declaration)
     if declaration.architecture is None:
         raise InputRejected(
@@ -78,19 +84,34 @@ def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[s
     return facts
 
 
+def read_exported(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[str, Any]:
+    """Read an archive of `torch.export`, which says itself what its network is."""
+    (name,) = declaration.files
+    if declaration.architecture is not None:
+        raise InputRejected(
+            f"{name} says what its network is, and {declaration.architecture.name} is declared besides; "
+            "leave the architecture out.",
+            code="architecture_unexpected",
+        )
+    facts = read_graph(folder / name, out)
+    write_description(None, facts, out)
+    return facts
+
+
 def choose_reader(folder: Path, declaration: ModelDeclaration) -> tuple[Path, str, Callable[[Path], Any]]:
     """The one file with weights, its format and its reader."""
     names = list(declaration.files)
     for name in names:
         if later := LATER.get(Path(name).suffix):
             raise InputRejected(
-                f"{name}: {later} are not read by this version; upload model.safetensors or checkpoint.pt "
-                "(a state dict) with the name of its architecture.",
+                f"{name}: {later} are not read by this version; upload model.pt2 (torch.export), or "
+                "model.safetensors or checkpoint.pt (a state dict) with the name of its architecture.",
                 code="not_available",
             )
     if len(names) != 1 or Path(names[0]).suffix not in READERS:
         raise InputRejected(
-            f"A model is one file, model.safetensors or checkpoint.pt (also .pth, .bin); got {', '.join(names)}.",
+            f"A model is one file, {PROGRAM}, model.safetensors or checkpoint.pt (also .pth, .bin); "
+            f"got {', '.join(names)}.",
             code="unexpected_files",
         )
     form, read = READERS[Path(names[0]).suffix]
@@ -230,20 +251,34 @@ def write_canonical(
     described = architecture.model_dump(mode="json")
     metadata = {"format": "pt", "architecture": json.dumps(described, sort_keys=True)}
     safetensors_file.write_tensors(tensors, out / WEIGHTS, metadata)
-    text = json.dumps({"architecture": described, "facts": dict(facts)}, indent=2, sort_keys=True)
+    write_description(described, facts, out)
+
+
+def write_description(architecture: Mapping[str, Any] | None, facts: Mapping[str, Any], out: Path) -> None:
+    """Write `model.json`; `architecture` is None for a network that its archive describes."""
+    text = json.dumps({"architecture": architecture, "facts": dict(facts)}, indent=2, sort_keys=True)
     (out / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
-def load_architecture(folder: Path) -> Architecture:
-    """The architecture of a canonical model, from `model.json` or else from its weights' metadata."""
+def load_architecture(folder: Path) -> Architecture | None:
+    """The architecture of a canonical model, from `model.json` or else from its weights' metadata.
+
+    None for a network that is described by its archive alone.
+    """
     if (folder / DESCRIPTION).exists():
-        return Architecture.model_validate(json.loads((folder / DESCRIPTION).read_bytes())["architecture"])
-    metadata = safetensors_file.read_header(folder / WEIGHTS).metadata
-    return Architecture.model_validate_json(metadata["architecture"])
+        described = json.loads((folder / DESCRIPTION).read_bytes())["architecture"]
+    else:
+        described = json.loads(safetensors_file.read_header(folder / WEIGHTS).metadata.get("architecture", "null"))
+    return None if described is None else Architecture.model_validate(described)
 
 
 def load_model(folder: Path) -> nn.Module:
-    """The network of a canonical folder on the CPU, float32, in evaluation mode."""
-    network = construct(load_architecture(folder))
-    safetensors.torch.load_model(network, folder / WEIGHTS, strict=True)
+    """The network of a canonical folder or of an artifact on the CPU, float32, in evaluation mode.
+
+    An archive has weights of its own; those of a `model.safetensors` beside it take their place.
+    """
+    architecture = load_architecture(folder)
+    network = load_graph(folder) if architecture is None else construct(architecture)
+    if architecture is not None or (folder / WEIGHTS).exists():
+        safetensors.torch.load_model(network, folder / WEIGHTS, strict=True)
     return network.eval()

@@ -2,8 +2,9 @@
 
     python -m workers.formats.verify FOLDER X.npy EXPECTED.npy
 
-loads `model.pt2` (our own, just written) and `model.safetensors` from FOLDER, runs both on the
-inputs, and prints as JSON how far each is from the expected outputs.
+loads `model.pt2` (our own, just written), `model.safetensors` and, where there is one, `model.onnx` from
+FOLDER, runs each on the inputs by the tool that its user would take, and prints as JSON how far each is from the
+expected outputs.
 """
 
 import argparse
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.formats.graph_models import PROGRAM
 from workers.formats.models import load_model
+from workers.formats.onnx_file import run_session
 
-PROGRAM = "model.pt2"
+ONNX = "model.onnx"
 BATCH = 256
 
 
@@ -28,7 +31,8 @@ def verify(folder: Path, x: Path, expected: Path) -> dict[str, Any]:
     Parameters
     ----------
     folder
-        Holds `model.pt2` and `model.safetensors` (with `model.json`, or its architecture in the metadata).
+        Holds `model.pt2` and `model.safetensors` (with its architecture in the metadata, or else for the
+        network of `model.pt2`), and may hold `model.onnx`.
     x
         .npy of inputs, (B, …) float32, already scaled.
     expected
@@ -38,7 +42,8 @@ def verify(folder: Path, x: Path, expected: Path) -> dict[str, Any]:
     -------
     dict
         "examples": B; "finite": whether all outputs are; "pt2" and "safetensors": the largest absolute
-        difference from the expected outputs; "single": that of `model.pt2` on the first example alone.
+        difference from the expected outputs; "single": that of `model.pt2` on the first example alone;
+        "onnx": the largest on all examples or the first alone, None without such a file.
 
     """
     inputs = torch.from_numpy(np.load(x)).float()
@@ -54,7 +59,15 @@ def verify(folder: Path, x: Path, expected: Path) -> dict[str, Any]:
         "pt2": largest_difference(from_program, wanted),
         "safetensors": largest_difference(from_weights, wanted),
         "single": largest_difference(outputs_of(program, inputs[:1]), wanted[:1]),
+        "onnx": onnx_difference(folder / ONNX, inputs, wanted) if (folder / ONNX).exists() else None,
     }
+
+
+def onnx_difference(path: Path, inputs: Tensor, wanted: Tensor) -> float:
+    """The largest difference of an ONNX file's outputs, on all inputs and on the first alone."""
+    run = run_session(path)
+    alone = largest_difference(outputs_of(run, inputs[:1]), wanted[:1])
+    return max(alone, largest_difference(outputs_of(run, inputs), wanted))
 
 
 def outputs_of(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from workers.graph.components import Components
 from workers.graph.cost import graph_cost
 from workers.graph.labels import PINNED, LabelArray
 from workers.graph.layer_graph import LayerGraph
@@ -26,19 +28,24 @@ from workers.graph.ledger import Ledger
 from workers.graph.rectangles import equal_labels, resolve
 from workers.graph.rules import read_network
 from workers.graph.sites import Reading
-from workers.graph.unit_cost import CostModel, Kept, Size, parameter_shapes
+from workers.graph.unit_cost import CostModel, Kept, Size, cost_model
 
 CHANNELS, HEADS, WIDTH = "channels", "heads", "head width"
 SUFFIX = {CHANNELS: "", HEADS: ":heads", WIDTH: ":width"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """What the units of a group hold of one axis of one parameter or buffer: indices[unit] goes with the unit."""
 
     tensor: str
     axis: int
-    indices: tuple[tuple[int, ...], ...]
+    indices: LabelArray  # (units, indices of a unit)
+
+    @property
+    def key(self) -> tuple[str, int, bytes]:
+        """The same for the same indices."""
+        return self.tensor, self.axis, self.indices.tobytes()
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Groups(Mapping[str, Group]):
     size: Size  # of the whole network
     reading: Reading = field(repr=False)
     units: Mapping[str, LabelArray] = field(repr=False)  # group -> the root of each of its units
-    roots: Mapping[str, LabelArray] = field(repr=False)  # kind -> the root of every label
+    roots: Mapping[str, LabelArray] = field(repr=False)  # group -> the root of every label, in its partition
     cost: CostModel = field(repr=False)
 
     def __getitem__(self, name: str) -> Group:
@@ -96,12 +103,12 @@ class Groups(Mapping[str, Group]):
             check_units(self, name, chosen)
             gone = np.zeros(len(kept), dtype=bool)
             gone[self.units[name][list(chosen)]] = True
-            kept &= ~gone[self.roots[self.by_name[name].kind]]
+            kept &= ~gone[self.roots[name]]
         return kept
 
     def size_without(self, selection: Mapping[str, Sequence[int]]) -> Size:
         """Parameters and MACs of the network that `remove` would give, exactly, without making it."""
-        return self.cost.remaining(self.kept(selection))
+        return self.cost.size(self.cost.left_by(self.kept(selection)))
 
 
 def check_units(groups: Groups, name: str, chosen: Sequence[int]) -> None:
@@ -118,65 +125,93 @@ def find_groups(network: LayerGraph) -> Groups:
     reading = read_network(network)
     ledger = reading.ledger
     components = equal_labels(ledger)
-    by_heads, by_width = (resolve(ledger, components, heads=heads) for heads in (True, False))
-    cost = CostModel(ledger, parameter_shapes(network), graph_cost(network).macs_by_node)
-    size = cost.remaining(np.ones(ledger.num_labels, dtype=bool))
-    roots = {CHANNELS: by_heads, HEADS: by_heads, WIDTH: by_width}
+    cost = cost_model(ledger, network, graph_cost(network).macs_by_node)
     groups: dict[str, Group] = {}
     units: dict[str, LabelArray] = {}
-    known: set[tuple[Member, ...]] = set()
-    for kind, found in candidates(ledger, roots):
-        members = members_of(ledger, roots[kind], found)
-        if members not in known:
-            known.add(members)
+    roots: dict[str, LabelArray] = {}
+    known: set[tuple[tuple[str, int, bytes], ...]] = set()
+    for kind, footprint, partition in candidates(ledger, components, cost):
+        members = members_of(ledger, partition, footprint)
+        key = tuple(member.key for member in members)
+        if key not in known:
+            known.add(key)
             name = free_name(members[0].tensor, kind, groups)
-            units[name] = found
-            groups[name] = describe(name, kind, members, roots[kind], found[0], cost, size)
-    pinned = pinned_channels(ledger, components.roots, by_heads)
-    return Groups(groups, pinned, size, reading, units, roots, cost)
+            units[name], roots[name] = footprint.units, partition
+            groups[name] = describe(name, kind, members, partition, footprint, ledger, cost)
+    size = cost.size([labels.size for labels in cost.arrays])
+    return Groups(groups, pinned_channels(ledger, components), size, reading, units, roots, cost)
 
 
-def candidates(ledger: Ledger, roots: Mapping[str, LabelArray]) -> Iterator[tuple[str, LabelArray]]:
-    """Groups as (kind, roots of their units), in the order in which the graph meets them."""
+@dataclass(frozen=True)
+class Footprint:
+    """The arrays in which alike units stand, and how often each unit does; by the arrays' places in the cost model."""
+
+    arrays: tuple[int, ...]
+    counts: tuple[int, ...]
+    units: LabelArray  # their roots
+
+
+def candidates(ledger: Ledger, components: Components, cost: CostModel) -> list[tuple[str, Footprint, LabelArray]]:
+    """Groups as (kind, footprint, partition), in the order in which the graph meets them.
+
+    From the partition by width come only groups inside heads; everything else is the same in both.
+    """
     found = []
-    for by_rows in (True, False):
-        partition = roots[HEADS if by_rows else WIDTH]
-        in_heads = np.zeros(ledger.num_labels, dtype=bool)
-        for rectangle in ledger.rectangles:
-            if rectangle.heads is not None:
-                in_heads[partition[rectangle.labels]] = True
-        for place, units in footprints(ledger, partition):
-            kind = (HEADS if by_rows else WIDTH) if in_heads[units[0]] else CHANNELS
-            if by_rows or kind == WIDTH:
-                found.append((place, kind, units))
-    for _, kind, units in sorted(found, key=lambda one: one[0]):
-        yield kind, units
+    for heads in (True, False):
+        partition = resolve(ledger, components, heads=heads)
+        rows, columns = kinds(ledger, partition)
+        for footprint in footprints(cost.arrays, len(ledger.slots), partition):
+            first = footprint.units[0]
+            kind = HEADS if rows[first] else WIDTH if columns[first] else CHANNELS
+            if heads or kind == WIDTH:
+                found.append((kind, footprint, partition))
+    return sorted(found, key=lambda one: one[1].arrays[0])
 
 
-def footprints(ledger: Ledger, roots: LabelArray) -> list[tuple[int, LabelArray]]:
-    """Units that stand in the same arrays equally often: (first array, roots of the units)."""
-    counted: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    factors = [labels for product in ledger.products for labels in product.factors]
-    for place, labels in enumerate([*ledger.slots.values(), *factors]):
-        for root, count in zip(*np.unique(roots[labels], return_counts=True), strict=True):
-            counted[int(root)].append((place, int(count)))
-    counted.pop(PINNED, None)
-    alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for root, footprint in counted.items():
-        if footprint[0][0] < len(ledger.slots):  # a unit of no parameter at all is not to be pruned
-            alike[tuple(footprint)].append(root)
-    return [(footprint[0][0], np.array(sorted(units))) for footprint, units in alike.items()]
+def kinds(ledger: Ledger, partition: LabelArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For every label, whether it is the root of a head, or of a part of the width inside heads."""
+    rows, columns = np.zeros(len(partition), dtype=bool), np.zeros(len(partition), dtype=bool)
+    for rectangle in ledger.rectangles:
+        if rectangle.heads is not None:
+            roots = partition[rectangle.labels]
+            across = (roots == roots.take([0], rectangle.heads)).all()
+            (columns if across else rows)[roots] = True
+    return rows, columns
 
 
-def members_of(ledger: Ledger, roots: LabelArray, units: LabelArray) -> tuple[Member, ...]:
+def footprints(arrays: Sequence[LabelArray], num_slots: int, roots: LabelArray) -> list[Footprint]:
+    """Units that stand in the same arrays equally often."""
+    where = np.repeat(np.arange(len(arrays)), [labels.size for labels in arrays])
+    which = np.concatenate([roots[labels].reshape(-1) for labels in arrays]) if arrays else where
+    both, counts = np.unique(which * len(arrays) + where, return_counts=True)
+    units, places = np.divmod(both, max(len(arrays), 1))
+    starts = np.flatnonzero(np.diff(units, prepend=-1))
+    ends = [*starts[1:].tolist(), len(units)]
+    rows = np.stack([places, counts], 1)
+    alike: dict[bytes, list[int]] = defaultdict(list)  # the rows of a unit, as bytes -> where their first stands
+    for start, end in zip(starts.tolist(), ends, strict=True):
+        # A unit that holds nothing of any tensor is not to be pruned; nor is what is pinned.
+        if units[start] != PINNED and places[start] < num_slots:
+            alike[rows[start:end].tobytes()].append(start)
+    found = []
+    for row, firsts in alike.items():
+        pairs = np.frombuffer(row, dtype=rows.dtype).reshape(-1, 2)
+        found.append(Footprint(tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist()), units[firsts]))
+    return found
+
+
+def members_of(ledger: Ledger, roots: LabelArray, footprint: Footprint) -> tuple[Member, ...]:
     """What units hold of every axis of every tensor."""
+    slots = list(ledger.slots.items())
+    unit_of = np.full(len(roots), -1)
+    unit_of[footprint.units] = np.arange(len(footprint.units))
     members = []
-    for (tensor, axis), labels in ledger.slots.items():
-        unit = np.searchsorted(units, roots[labels]).clip(max=len(units) - 1)
-        (positions,) = np.nonzero(units[unit] == roots[labels])
-        if len(positions):
-            order = positions[np.argsort(unit[positions], kind="stable")].reshape(len(units), -1)
-            members.append(Member(tensor, axis, tuple(map(tuple, order.tolist()))))
+    for place, count in zip(footprint.arrays, footprint.counts, strict=True):
+        if place < len(slots):
+            (tensor, axis), labels = slots[place]
+            unit = unit_of[roots[labels]]
+            order = np.argsort(unit, kind="stable")[-count * len(footprint.units) :]
+            members.append(Member(tensor, axis, order.reshape(-1, count)))
     return tuple(members)
 
 
@@ -193,36 +228,39 @@ def describe(
     kind: str,
     members: tuple[Member, ...],
     roots: LabelArray,
-    first: int,
+    footprint: Footprint,
+    ledger: Ledger,
     cost: CostModel,
-    size: Size,
 ) -> Group:
-    """A group with what its first unit, which is like all others, carries."""
-    without = cost.remaining(roots != first)
-    statistics = [node for node, labels in cost.ledger.statistics if (roots[labels] == first).any()]
+    """A group with what one of its units, which are alike, carries."""
+    left = [labels.size for labels in cost.arrays]
+    whole = cost.size(left)
+    for place, count in zip(footprint.arrays, footprint.counts, strict=True):
+        left[place] -= count
+    without = cost.size(left)
+    statistics = [node for node, labels in ledger.statistics if (roots[labels] == footprint.units[0]).any()]
     return Group(
         name=name,
         kind=kind,
-        num_units=len(members[0].indices),
+        num_units=len(footprint.units),
         members=members,
-        parameters_per_unit=size.parameters - without.parameters,
-        macs_per_unit=size.macs - without.macs,
+        parameters_per_unit=whole.parameters - without.parameters,
+        macs_per_unit=whole.macs - without.macs,
         statistics=tuple(statistics),
     )
 
 
-def pinned_channels(ledger: Ledger, equal: LabelArray, resolved: LabelArray) -> tuple[Pinned, ...]:
-    """For each operator that pins something, the tensors whose channels it keeps."""
-    found = []
+def pinned_channels(ledger: Ledger, components: Components) -> tuple[Pinned, ...]:
+    """For each operator that pins something, the tensors whose channels could go but for pins."""
+    free = resolve(ledger, components, heads=True, pinned=False)
+    notes: dict[tuple[str, str, str], list[LabelArray]] = defaultdict(list)
     for note in ledger.pins:
-        held = np.zeros(len(equal), dtype=bool)
-        held[equal[note.labels]] = True
+        notes[note.operator, note.node, note.reason].append(free[note.labels])
+    found = []
+    for (operator, node, reason), labels in notes.items():
+        held = np.zeros(len(free), dtype=bool)
+        held[np.concatenate(labels)] = True
         held[PINNED] = False
-        tensors = [
-            tensor
-            for (tensor, _), labels in ledger.slots.items()
-            if (held[equal[labels]] & (resolved[labels] == PINNED)).any()
-        ]
-        num_channels = len(np.unique(equal[note.labels]))
-        found.append(Pinned(note.operator, note.node, note.reason, num_channels, tuple(dict.fromkeys(tensors))))
+        tensors = [tensor for (tensor, _), ids in ledger.slots.items() if held[free[ids]].any()]
+        found.append(Pinned(operator, node, reason, int(held.sum()), tuple(dict.fromkeys(tensors))))
     return tuple(found)

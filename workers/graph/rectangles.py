@@ -25,10 +25,14 @@ def equal_labels(ledger: Ledger) -> Components:
     return components
 
 
-def resolve(ledger: Ledger, components: Components, *, heads: bool) -> LabelArray:
-    """The root of every label when all rectangles are settled; pinned labels have the root PINNED."""
+def resolve(ledger: Ledger, components: Components, *, heads: bool, pinned: bool = True) -> LabelArray:
+    """The root of every label when all rectangles are settled; pinned labels have the root PINNED.
+
+    `pinned=False` leaves the operators' pins out: which units there would be without them.
+    """
     components = components.copy()
-    connect_all(components, [(note.labels, FIXED) for note in ledger.pins])
+    if pinned:
+        connect_all(components, [(note.labels, FIXED) for note in ledger.pins])
     for rectangle in ledger.rectangles:
         if rectangle.heads is not None:
             settle(components, rectangle, heads=heads)
@@ -36,7 +40,8 @@ def resolve(ledger: Ledger, components: Components, *, heads: bool) -> LabelArra
         before = components.roots.copy()
         for rectangle in ledger.rectangles:
             settle(components, rectangle, heads=heads)
-        pin_lonely(components, ledger)
+        if pinned:
+            pin_lonely(components, ledger)
         if np.array_equal(before, components.roots):
             return components.roots
 

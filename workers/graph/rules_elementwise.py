@@ -18,12 +18,12 @@ UNARY = """
     sin cos tan atan sinh cosh asin acos neg abs sign floor ceil round trunc frac nan_to_num logical_not bitwise_not
     isnan isinf isfinite dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout contiguous clone
     alias detach to _to_copy type_as lift_fresh lift_fresh_copy zeros_like ones_like full_like randn_like rrelu
-""".split()
+""".split()  # noqa: SIM905  a list of words reads better
 BINARY = """
     add sub rsub mul div true_divide floor_divide remainder fmod pow atan2 clamp clamp_min clamp_max maximum minimum
     lerp addcmul addcdiv logaddexp eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or
     bitwise_xor __and__ __or__ __xor__ where masked_fill
-""".split()
+""".split()  # noqa: SIM905  a list of words reads better
 # Their other tensor gives a dtype or a device, no values.
 ONE_OPERAND = {"type_as", "to"}
 
@@ -40,9 +40,9 @@ def elementwise(site: Site) -> Value:
 def broadcast(site: Site, operands: Sequence[fx.Node | Held], ndim: int) -> Labels:
     """State what combining `operands` place by place means, and give the result's labels."""
     held = [operand for operand in operands if isinstance(operand, Held)]
-    nodes = [operand for operand in operands if not isinstance(operand, Held)]
-    if not nodes:
-        nodes, held = [*operands], []
+    nodes: list[fx.Node | Held] = [operand for operand in operands if not isinstance(operand, Held)]
+    if not nodes:  # parameters that meet each other first are tensors like any others
+        nodes, held = [*held], []
     arrays = [aligned(site.labels(node), ndim) for node in nodes]
     lead = max(arrays, key=lambda labels: len(varying(labels)), default=None)
     for labels, node in zip(arrays, nodes, strict=True):

@@ -138,7 +138,7 @@ def matrix_product(site: Site, left: Factor, right: Factor) -> Labels:
         Factor(aligned(one.labels, ndim), (1,) * (ndim - len(one.shape)) + one.shape) for one in (left, right)
     )
     result = multiply(site, left.insert(ndim), right.insert(ndim - 2), summed=[ndim - 1])
-    return None if result is None else result.take(0, ndim - 1)
+    return None if result is None else np.squeeze(result, ndim - 1)
 
 
 def attention(site: Site) -> Value:

@@ -48,7 +48,7 @@ def permuted(site: Site, order: Sequence[int]) -> Value:
     """The axes in another order."""
     source = site.source
     if isinstance(source, Held):
-        shape, axes = (tuple(row[axis] for axis in order) for row in (source.shape, source.axes))
+        shape, axes = tuple(source.shape[axis] for axis in order), tuple(source.axes[axis] for axis in order)
         return Held(source.name, shape, axes, source.is_parameter)
     labels = site.labels(source)
     return None if labels is None else labels.transpose(order)
@@ -131,9 +131,7 @@ def stack(site: Site) -> Value:
     arrays = []
     for tensor in site.tensors:
         labels, shape = site.labels(tensor), site.shape(tensor)
-        arrays.append(
-            (None if labels is None else np.expand_dims(labels, axis), (*shape[:axis], 1, *shape[axis:]))
-        )
+        arrays.append((None if labels is None else np.expand_dims(labels, axis), (*shape[:axis], 1, *shape[axis:])))
     joined = join(site, arrays, axis, ndim)
     site.fix(joined, axis, "stacks tensors along this axis")
     return joined
@@ -145,9 +143,7 @@ def join(site: Site, arrays: Sequence[tuple[Labels, Shape]], axis: int, ndim: in
     if not axes:
         return None
     fixed = np.full((1,) * ndim, PINNED)
-    parts = [
-        spread(fixed if labels is None else labels, shape, [*axes, axis]) for labels, shape in arrays
-    ]
+    parts = [spread(fixed if labels is None else labels, shape, [*axes, axis]) for labels, shape in arrays]
     if axis not in axes and all(labels is not None for labels, _ in arrays):
         for labels, _ in arrays[1:]:
             site.ledger.equate(non_empty(arrays[0][0]), non_empty(labels))
@@ -195,7 +191,7 @@ def select(site: Site) -> Value:
 
 def at(labels: Labels, axis: int, index: int) -> Labels:
     """The labels without `axis`, at `index` of it."""
-    return None if labels is None else simplified(labels.take(index if labels.shape[axis] > 1 else 0, axis))
+    return None if labels is None else simplified(np.asarray(labels.take(index if labels.shape[axis] > 1 else 0, axis)))
 
 
 def slice_(site: Site) -> Value:
@@ -317,7 +313,7 @@ def moved_axes(site: Site) -> list[int]:
 
 RESHAPES = """
     view reshape _unsafe_view view_as reshape_as flatten unflatten squeeze unsqueeze atleast_1d atleast_2d atleast_3d
-""".split()
+""".split()  # noqa: SIM905  a list of words reads better
 SHAPE_RULES: dict[str, Callable[[Site], Value]] = {
     **dict.fromkeys(RESHAPES, reshape),
     "permute": permute,

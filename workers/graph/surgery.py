@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.graph.groups import Groups, find_groups
+from workers.graph.labels import Shape
 from workers.graph.layer_graph import LayerGraph
-from workers.graph.ledger import Ledger
-from workers.graph.module_tree import tensor_at
+from workers.graph.module_tree import own_tensors, tensor_at
 from workers.graph.propagation import refresh_shapes
 from workers.graph.rewrites import REWRITES, remaining_groups
 from workers.graph.sites import OPERATORS, Reading, Site, site_of
@@ -23,9 +23,7 @@ from workers.graph.survivors import Survivors
 from workers.graph.unit_cost import Kept
 
 
-def remove(
-    network: LayerGraph, selection: Mapping[str, Sequence[int]], groups: Groups | None = None
-) -> LayerGraph:
+def remove(network: LayerGraph, selection: Mapping[str, Sequence[int]], groups: Groups | None = None) -> LayerGraph:
     """A copy of `network` without the selected units; `network` itself stays as it is.
 
     `groups` are those of `find_groups(network)`, found anew when not given. Raises `ValueError` for a group or unit
@@ -33,7 +31,7 @@ def remove(
     """
     groups = find_groups(network) if groups is None else groups
     kept, ledger = groups.kept(selection), groups.reading.ledger
-    check_something_left(kept, ledger)
+    check_something_left(kept, groups.reading)
     pruned = copy.deepcopy(network)
     reading = transferred(groups.reading, pruned)
     survivors = Survivors(kept, ledger.slots, reading.values)
@@ -46,11 +44,15 @@ def remove(
     return pruned
 
 
-def check_something_left(kept: Kept, ledger: Ledger) -> None:
-    """`ValueError` where an axis of a tensor would lose all its indices."""
-    for (name, axis), labels in ledger.slots.items():
+def check_something_left(kept: Kept, reading: Reading) -> None:
+    """`ValueError` where a parameter, a buffer or a value would lose all its channels."""
+    for (name, axis), labels in reading.ledger.slots.items():
         if not kept[labels].any():
             raise ValueError(f"nothing would be left of axis {axis} of {name}; leave at least one of its units")
+    for node, value in reading.values.items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, np.ndarray) and not kept[part].any():
+                raise ValueError(f"nothing would be left of the channels of {node.name}; leave at least one of them")
 
 
 def transferred(reading: Reading, copied: LayerGraph) -> Reading:
@@ -76,31 +78,33 @@ def rewrite(site: Site, survivors: Survivors) -> None:
 def set_layer_sizes(layer: nn.Module, site: Site, survivors: Survivors) -> None:
     """The sizes that a layer remembers beside its tensors."""
     before, after = survivors.shape(site, site.source), survivors.shape(site, site.node)
-    for name, size in LAYER_SIZES.get(site.operator, no_sizes)(before, after).items():
-        setattr(layer, name, size)
+    sizes: dict[str, object] = dict(LAYER_SIZES.get(site.operator, no_sizes)(before, after))
     for name in ("groups", "num_groups"):
         if name in site.arguments:
-            setattr(layer, name, remaining_groups(site, survivors, name))
+            sizes[name] = remaining_groups(site, survivors, name)
     if "normalized_shape" in site.arguments:
-        layer.normalized_shape = after[len(after) - len(site.arguments["normalized_shape"]) :]
+        sizes["normalized_shape"] = after[len(after) - len(site.arguments["normalized_shape"]) :]
+    for name, size in sizes.items():
+        setattr(layer, name, size)
 
 
-def no_sizes(_before: Sequence[int], _after: Sequence[int]) -> dict[str, int]:
+LayerSizes = Callable[[Shape, Shape], dict[str, int]]
+
+
+def no_sizes(_before: Shape, _after: Shape) -> dict[str, int]:
     return {}
 
 
-def convolution_sizes(before: Sequence[int], after: Sequence[int], spatial: int) -> dict[str, int]:
-    return {"in_channels": before[-spatial - 1], "out_channels": after[-spatial - 1]}
+def convolution_sizes(spatial: int) -> LayerSizes:
+    """Of a convolution over so many axes."""
+    return lambda before, after: {"in_channels": before[-spatial - 1], "out_channels": after[-spatial - 1]}
 
 
 # Operator -> a layer's attributes, from the shapes of its input and output.
-LAYER_SIZES: dict[str, Callable[[Sequence[int], Sequence[int]], dict[str, int]]] = {
+LAYER_SIZES: dict[str, LayerSizes] = {
     "linear": lambda before, after: {"in_features": before[-1], "out_features": after[-1]},
-    **{
-        f"{name}{spatial}d": lambda before, after, spatial=spatial: convolution_sizes(before, after, spatial)
-        for name in ("conv", "conv_transpose")
-        for spatial in (1, 2, 3)
-    },
+    **{f"conv{spatial}d": convolution_sizes(spatial) for spatial in (1, 2, 3)},
+    **{f"conv_transpose{spatial}d": convolution_sizes(spatial) for spatial in (1, 2, 3)},
     "batch_norm": lambda before, _: {"num_features": before[1]},
     "instance_norm": lambda before, _: {"num_features": before[1]},
     "group_norm": lambda before, _: {"num_channels": before[1]},
@@ -121,10 +125,9 @@ def shorten_tensors(pruned: nn.Module, survivors: Survivors) -> None:
             current = shortened.get(id(tensor), tensor)
             shortened[id(tensor)] = shorten(current, axis, stays)
     for module in pruned.modules():
-        for registered in (module._parameters, module._buffers):  # noqa: SLF001  a tensor is replaced under its name
-            for leaf, tensor in registered.items():
-                if tensor is not None and id(tensor) in shortened:
-                    registered[leaf] = shortened[id(tensor)]  # type: ignore[assignment]  # of the same kind
+        for leaf, standing in own_tensors(module).items():
+            if id(standing) in shortened:
+                setattr(module, leaf, shortened[id(standing)])
         if isinstance(module, nn.PReLU):
             module.num_parameters = module.weight.numel()
 

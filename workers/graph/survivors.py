@@ -26,7 +26,7 @@ class Survivors:
         if isinstance(value, Held):
             own = value.axes[axis]
             labels = self.slots.get((value.name, own)) if own is not None else None
-            return None if labels is None else self.kept[labels]
+            return None if labels is None else np.take(self.kept, labels)
         known = self.values.get(value) if isinstance(value, fx.Node) else None
         if isinstance(known, Held):
             return self.indices(site, known, axis)
@@ -36,7 +36,7 @@ class Survivors:
         """For each index along an axis whether it stays; what stays is a rectangle."""
         if labels.shape[axis] == 1:
             return None
-        stays = self.kept[labels]
+        stays = np.take(self.kept, labels)
         sides = [np.moveaxis(stays, one, 0).reshape(size, -1).any(1) for one, size in enumerate(stays.shape)]
         area = int(np.prod([side.sum() for side in sides]))
         assert area == stays.sum(), "what is left of a tensor is a rectangle"  # noqa: S101  an invariant of groups

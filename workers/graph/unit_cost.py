@@ -7,15 +7,16 @@ them with the network after surgery.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
-from workers.graph.ledger import Ledger, Product
+from workers.graph.ledger import Ledger
 
 Kept = NDArray[np.bool_]  # for every label, whether it stays
 
@@ -30,47 +31,58 @@ class Size:
 
 @dataclass(frozen=True)
 class CostModel:
-    """What the sizes of a network depend on."""
+    """What the size of a network depends on: how much is left of each of some label arrays.
 
-    ledger: Ledger
-    shapes: Mapping[str, tuple[int, ...]]  # parameters by name, shared ones once
-    macs: Mapping[str, int]  # node -> MACs of one example
+    The arrays are the slots of the ledger in order, then the factors of its products that are no slots.
+    """
 
-    def remaining(self, kept: Kept) -> Size:
-        """The size of the network when only the labels of `kept` stay."""
-        return Size(self.remaining_parameters(kept), self.remaining_macs(kept))
+    arrays: Sequence[LabelArray]
+    tensors: Sequence[tuple[tuple[int, ...], Mapping[int, int]]]  # a parameter's shape, and the array of each axis
+    products: Sequence[tuple[int, Sequence[tuple[Fraction, Sequence[int]]]]]  # MACs, and their parts: share, arrays
 
-    def remaining_parameters(self, kept: Kept) -> int:
-        axes: dict[str, dict[int, int]] = defaultdict(dict)
-        for (name, axis), labels in self.ledger.slots.items():
-            axes[name][axis] = int(kept[labels].sum())
-        return sum(
-            math.prod(axes[name].get(axis, size) for axis, size in enumerate(shape))
-            for name, shape in self.shapes.items()
+    def left_by(self, kept: Kept) -> list[int]:
+        """How many labels of each array are among the kept."""
+        return [int(kept[labels].sum()) for labels in self.arrays]
+
+    def size(self, left: Sequence[int]) -> Size:
+        """The size of the network when that many labels of each array are left."""
+        parameters = sum(
+            math.prod(left[array[axis]] if axis in array else size for axis, size in enumerate(shape))
+            for shape, array in self.tensors
         )
-
-    def remaining_macs(self, kept: Kept) -> int:
-        by_node: dict[str, list[Product]] = defaultdict(list)
-        for product in self.ledger.products:
-            by_node[product.node].append(product)
-        return sum(int(macs * share(by_node[node], kept)) for node, macs in self.macs.items())
-
-
-def share(products: list[Product], kept: Kept) -> Fraction:
-    """The part of a node's MACs that stays."""
-    total = sum(product.size for product in products)
-    if not total:
-        return Fraction(1)
-    return sum((Fraction(product.size, total) * kept_share(product, kept) for product in products), Fraction(0))
+        whole = [labels.size for labels in self.arrays]
+        changed = {array for array, count in enumerate(left) if count != whole[array]}
+        macs = 0
+        for count, parts in self.products:
+            if any(array in changed for _, arrays in parts for array in arrays):
+                kept = (
+                    math.prod((Fraction(left[a], whole[a]) for a in arrays), start=share) for share, arrays in parts
+                )
+                macs += int(count * sum(kept))
+            else:
+                macs += count
+        return Size(parameters, macs)
 
 
-def kept_share(product: Product, kept: Kept) -> Fraction:
-    """The part of one product that stays."""
-    return math.prod(
-        (Fraction(int(kept[labels].sum()), labels.size) for labels in product.factors), start=Fraction(1)
-    )
+def cost_model(ledger: Ledger, network: LayerGraph, macs: Mapping[str, int]) -> CostModel:
+    """The cost model of a network whose nodes have these MACs."""
+    arrays = list(ledger.slots.values())
+    places = {id(labels): place for place, labels in enumerate(arrays)}
+    parts: dict[str, list[tuple[int, list[int]]]] = defaultdict(list)
+    for product in ledger.products:
+        for labels in product.factors:
+            if id(labels) not in places:
+                places[id(labels)] = len(arrays)
+                arrays.append(labels)
+        parts[product.node].append((product.size, [places[id(labels)] for labels in product.factors]))
+    axes: dict[str, dict[int, int]] = defaultdict(dict)
+    for place, (name, axis) in enumerate(ledger.slots):
+        axes[name][axis] = place
+    tensors = [(tuple(parameter.shape), axes[name]) for name, parameter in network.named_parameters()]
+    return CostModel(arrays, tensors, [(count, shares(parts[node])) for node, count in macs.items()])
 
 
-def parameter_shapes(network: LayerGraph) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter under its first name."""
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+def shares(parts: Sequence[tuple[int, list[int]]]) -> list[tuple[Fraction, list[int]]]:
+    """The products of a node by their share in its cost; a node without any costs what it costs."""
+    total = sum(size for size, _ in parts)
+    return [(Fraction(size, total), arrays) for size, arrays in parts] if total else [(Fraction(1), [])]

@@ -33,5 +33,3 @@ def pin_node(site: Site, node: fx.Node, reason: str = UNKNOWN) -> None:
             site.pin(labels, reason)
     else:
         site.pin(value, reason)
-
-

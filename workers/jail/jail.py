@@ -55,9 +55,11 @@ class Cell:
 def enter(cell: Cell, *, keep: tuple[int, ...] = ()) -> None:
     """Confine this process, which must still have one thread, for the rest of its life.
 
-    `keep` are the descriptors that stay open beside the standard ones. Raises OSError.
+    `keep` are the descriptors that stay open beside the standard ones. Raises OSError; RuntimeError when
+    there are threads already.
     """
-    assert len(os.listdir("/proc/self/task")) == 1, "Landlock would leave the other threads outside"  # noqa: PTH208, S101  an invariant
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        raise RuntimeError("enter the jail before any thread starts: Landlock would leave the others outside")
     architecture = kernel.architecture()
     filtering = seccomp.offered(architecture)
     abi, _ = landlock.offer() if architecture else (0, "")

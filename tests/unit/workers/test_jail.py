@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from tests.reference.bpf import verdict
 from tests.unit.workers import prisoner
-from workers.jail import kernel, landlock, seccomp, syscalls
+from workers.jail import jail, kernel, landlock, seccomp, syscalls
 from workers.jail.environment import without_secrets
+from workers.limits import Limits
 
 ROOT = Path(__file__).parents[3]
 NOBODY = "65534"
@@ -216,6 +218,19 @@ def test_attempts_succeed_outside_the_jail(tmp_path: Path) -> None:
     assert [prisoner.outcome(free[name]) for name in names] == len(names) * ["done"]
     with socket.create_server(("127.0.0.1", 0)):
         assert prisoner.outcome(free["listen by TCP"]) == "done"
+
+
+def test_a_process_with_threads_is_not_half_jailed(tmp_path: Path) -> None:
+    """Refused before the first layer, or this test's process would be confined from here on."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="before any thread"):
+            jail.enter(jail.Cell((), (), tmp_path, Limits(1 << 30, 60, 1 << 20)))
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_secrets_leave_the_environment_while_a_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
