@@ -28,7 +28,7 @@ from workers.students.architectures import build
 
 ARCHITECTURE = "resnet20"
 SHAPE, NUM_CLASSES = (1, 28, 28), 10
-EPOCHS, BATCH_SIZE, LR, WEIGHT_DECAY = 6, 64, 0.01, 0.05
+EPOCHS, BATCH_SIZE, LR, WEIGHT_DECAY = 8, 64, 0.01, 0.05
 PER_CLASS = {"train": 350, "validation": 50, "test": 100}
 SEED = 0
 

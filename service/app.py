@@ -28,10 +28,12 @@ from service.api import (
     uploads,
     workers,
 )
+from service.api.authentication import Authentication
 from service.api.deps import Services
 from service.api.doorbell import Doorbell
 from service.api.idempotency import InFlight
 from service.api.part_files import PartFiles
+from service.api.watch import Watch
 from service.contract.database import Database
 from service.contract.queue import create_celery
 from service.contract.settings import Settings
@@ -59,14 +61,17 @@ def assemble(settings: Settings) -> Services:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     storage = open_storage(settings.storage)
     celery = create_celery(settings)
+    database = Database(settings.database)
     return Services(
         settings=settings,
-        database=Database(settings.database),
+        database=database,
         storage=storage,
         celery=celery,
         doorbell=Doorbell(celery),
         parts=PartFiles(storage.incoming),  # on the storage's filesystem, so that adopting is a rename
         in_flight=InFlight(),
+        authentication=Authentication(database),
+        watch=Watch(database, settings.poll_seconds),
     )
 
 

@@ -67,13 +67,20 @@ def authenticate(session: Session, token: str) -> Caller:
     return Caller(key.id, key.owner, frozenset(key.scopes))
 
 
+def check_valid(session: Session, caller: Caller) -> None:
+    """Raise Unauthenticated when the caller's key was revoked since it was shown."""
+    key = session.get(ApiKey, caller.key_id)
+    if key is None or key.revoked_at is not None:
+        raise Unauthenticated("this API key was revoked; make one with: stillhouse keys create OWNER")
+
+
 def list_keys(session: Session) -> Sequence[ApiKey]:
     """Return every key, oldest first, revoked ones too."""
     return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
 
 
 def revoke(session: Session, key_id: str) -> None:
-    """End a key, at once and for good; ending it again changes nothing. Raises NotFound."""
+    """End a key for good; ending it again changes nothing. Raises NotFound."""
     if session.get(ApiKey, key_id) is None:
         raise NotFound(f"there is no key {key_id}; see: stillhouse keys list")
     session.execute(update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=clock()))

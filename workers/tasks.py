@@ -6,13 +6,12 @@ that has waited longest. Nothing that happens here is raised to Celery.
 
 import time
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from structlog import get_logger
 from structlog.contextvars import bound_contextvars
 
 from service.contract import jobs, leases, resources
-from service.contract.database import clock
 from service.contract.errors import InputRejected, LeaseLost, NotFound, Unavailable
 from service.contract.leases import Claim
 from service.contract.records import DatasetRecord, JobRecord, ModelRecord, ResourceState
@@ -29,15 +28,21 @@ log = get_logger(__name__)
 
 
 def run_job(station: Station, job_id: str) -> None:
-    """Claim a job and carry it to its end; nothing happens when there is none to claim."""
+    """Carry jobs to their ends, this one first, until none waits: Celery fetches its next message only later."""
+    while _run_one(station, job_id):
+        pass
+
+
+def _run_one(station: Station, job_id: str) -> bool:
+    """Claim a job and carry it to its end; return whether there was one to claim."""
     since = time.monotonic()
     try:
         claimed = None if station.draining.is_set() else _claim_job(station, job_id)
     except Unavailable as error:
         log.warning("could not claim a job", error=error.detail)
-        return
+        return False
     if claimed is None:
-        return
+        return False
     station.job_id = claimed[0].id
     try:
         supervise(station, *claimed, since)
@@ -45,6 +50,7 @@ def run_job(station: Station, job_id: str) -> None:
         log.exception("a job was left to the sweep", job=claimed[0].id)
     finally:
         station.job_id = None
+    return True
 
 
 def _claim_job(station: Station, job_id: str) -> tuple[Claim, JobRecord] | None:
@@ -65,15 +71,21 @@ class Draining(Exception):
 
 
 def inspect(station: Station, resource_id: str) -> None:
-    """Claim a model or dataset, read it, and record what was found; then wake the jobs that wait for it."""
+    """Inspect models and datasets, this one first, until none waits."""
+    while _inspect_one(station, resource_id):
+        pass
+
+
+def _inspect_one(station: Station, resource_id: str) -> bool:
+    """Claim a model or dataset, read it, record what was found, and wake the jobs that wait for it."""
     since = time.monotonic()
     try:
         claimed = None if station.draining.is_set() else _claim_inspection(station, resource_id)
     except Unavailable as error:
         log.warning("could not claim an inspection", error=error.detail)
-        return
+        return False
     if claimed is None:
-        return
+        return False
     held, row = claimed
     with bound_contextvars(resource=held.id, attempt=row.attempt, epoch=held.epoch):
         try:
@@ -84,6 +96,7 @@ def inspect(station: Station, resource_id: str) -> None:
             log.warning("the inspection is left to the sweep", error=error.detail)
         except Exception:
             log.exception("the inspection is left to the sweep")
+    return True
 
 
 def _claim_inspection(station: Station, resource_id: str) -> tuple[Claim, ModelRecord | DatasetRecord] | None:
@@ -100,8 +113,7 @@ def _claim_inspection(station: Station, resource_id: str) -> tuple[Claim, ModelR
 def _waiting_inspections(session: Session) -> list[str]:
     found: list[str] = []
     for record in resources.KINDS.values():
-        free = or_(record.lease_until.is_(None), record.lease_until < clock())
-        waiting = select(record.id).where(record.state == ResourceState.INSPECTING, free)
+        waiting = select(record.id).where(record.state == ResourceState.INSPECTING, record.lease_until.is_(None))
         found += session.scalars(waiting.order_by(record.id).limit(MAX_CANDIDATES))
     return sorted(found, key=lambda resource_id: resource_id[4:])
 

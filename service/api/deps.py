@@ -1,7 +1,7 @@
 """What routes ask for: the parts of the service, and who is calling."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -10,15 +10,17 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
+from service.api.authentication import Authentication
 from service.api.doorbell import Doorbell
 from service.api.idempotency import InFlight
 from service.api.part_files import PartFiles
+from service.api.watch import Watch
 from service.contract.database import Database
 from service.contract.errors import Forbidden, NotFound, Unauthenticated
 from service.contract.records import DatasetRecord, JobRecord, ModelRecord, Upload
 from service.contract.settings import Settings
 from service.contract.storage import LocalStorage
-from service.keys import Caller, Scope, authenticate
+from service.keys import Caller, Scope
 
 ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
 Row = TypeVar("Row", JobRecord, ModelRecord, DatasetRecord, Upload)
@@ -36,6 +38,8 @@ class Services:
     doorbell: Doorbell
     parts: PartFiles
     in_flight: InFlight
+    authentication: Authentication
+    watch: Watch
 
 
 async def _services(request: Request) -> Services:
@@ -50,16 +54,15 @@ bearer = HTTPBearer(
 )
 
 
-def requires(scope: Scope) -> Callable[..., Caller]:
+def requires(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """Return the dependency that lets a caller with this scope pass."""
 
-    def caller(
+    async def caller(
         services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]
     ) -> Caller:
         if credentials is None or not credentials.credentials:
             raise Unauthenticated("no API key was given; send it as Authorization: Bearer sh_…")
-        with services.database.read() as session:
-            found = authenticate(session, credentials.credentials)
+        found = await services.authentication.caller(credentials.credentials)
         if not found.may(scope):
             raise Forbidden(f"this key may {', '.join(sorted(found.scopes))}; this needs the scope {scope}")
         return found

@@ -6,9 +6,9 @@ An event's id is the database's own sequence, so `Last-Event-ID` says exactly wh
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
-import anyio
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -20,11 +20,14 @@ from service.api.deps import Reader, Services, ServicesDep, owned
 from service.api.documents import LINK, answers
 from service.api.paging import Limit, PageToken, decode_token, encode_token, page_response, wrong_query
 from service.api.times import Timestamp, rfc3339
+from service.api.watch import Version, version_of
+from service.contract.errors import StillhouseError
 from service.contract.jobs import DONE
 from service.contract.records import Event, JobRecord
-from service.keys import Caller
+from service.keys import Caller, check_valid
 
 HEARTBEAT_SECONDS = 15.0  # proxies end connections that stay silent
+LOOK_SECONDS = 5.0  # how often a stream looks by itself: for its key, and for what the watch may have missed
 BATCH = 500
 MAX_ID = 2**63 - 1
 STREAM = "text/event-stream"
@@ -110,7 +113,7 @@ async def job_events(
     if STREAM in request.headers.get("accept", ""):
         await run_sync(_batch, services, caller, job_id, cursor)  # 404 before the stream begins
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream(services, caller, job_id, cursor), headers=headers, media_type=STREAM)
+        return StreamingResponse(_stream_while_possible(services, caller, job_id, cursor), headers=headers, media_type=STREAM)
     return await run_sync(_page, request, services, caller, job_id, cursor, limit)
 
 
@@ -122,11 +125,13 @@ def _page(request: Request, services: Services, caller: Caller, job_id: str, cur
     return page_response(request, EventPage(items=list(map(event_view, events[:limit])), next_page_token=token), token)
 
 
-def _batch(services: Services, caller: Caller, job_id: str, cursor: int) -> tuple[Sequence[Event], bool]:
-    """Return the next events and whether the job is done, as of one moment."""
+def _batch(services: Services, caller: Caller, job_id: str, cursor: int) -> tuple[Sequence[Event], Version, bool]:
+    """Return the next events, the job's version, and whether nothing follows. Raises Unauthenticated and NotFound."""
     with services.database.read() as session:
-        done = owned(session, JobRecord, job_id, caller).state in DONE
-        return events_after(session, job_id, cursor, BATCH), done
+        check_valid(session, caller)
+        job = owned(session, JobRecord, job_id, caller)
+        events = events_after(session, job_id, cursor, BATCH)
+        return events, version_of(job), job.state in DONE and len(events) < BATCH
 
 
 def _frame(event: Event) -> str:
@@ -134,20 +139,29 @@ def _frame(event: Event) -> str:
     return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
 
 
+async def _stream_while_possible(
+    services: Services, caller: Caller, job_id: str, cursor: int
+) -> AsyncIterator[str]:
+    """End a stream when its job, its key or the database has gone: a client that asks again learns which."""
+    with suppress(StillhouseError):
+        async for frames in _stream(services, caller, job_id, cursor):
+            yield frames
+
+
 async def _stream(services: Services, caller: Caller, job_id: str, cursor: int) -> AsyncIterator[str]:
     """Yield frames until the job is done and everything was sent; a comment when nothing happens for long."""
     yield ": stream of job events\n\n"
     spoken = time.monotonic()
     while True:
-        events, done = await run_sync(_batch, services, caller, job_id, cursor)
+        events, version, is_last = await run_sync(_batch, services, caller, job_id, cursor)
         if events:
             cursor = events[-1].id
             yield "".join(map(_frame, events))
             spoken = time.monotonic()
-        elif done:
+        if is_last:
             return
-        else:
-            if time.monotonic() - spoken >= HEARTBEAT_SECONDS:
-                yield ": heartbeat\n\n"
-                spoken = time.monotonic()
-            await anyio.sleep(services.settings.poll_seconds)
+        if time.monotonic() - spoken >= HEARTBEAT_SECONDS:
+            yield ": heartbeat\n\n"
+            spoken = time.monotonic()
+        if len(events) < BATCH:
+            await services.watch.change(job_id, version, LOOK_SECONDS)

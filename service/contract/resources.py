@@ -103,11 +103,10 @@ def _add_files(session: Session, resource_id: str, files: dict[str, StoredFile])
 
 
 def claim_inspection(session: Session, resource_id: str, worker: str, lease_seconds: float) -> Claim | None:
-    """Become the inspector of a resource, if nobody else is."""
+    """Become the inspector of a resource, if nobody else is; a lost inspector's place is freed by the sweep."""
     record = kind_of(resource_id)
     wanted = Claim(record, resource_id, 0, worker, lease_seconds)
-    free = (record.lease_until.is_(None)) | (record.lease_until < clock())
-    return take(session, wanted, record.state == ResourceState.INSPECTING, free)
+    return take(session, wanted, record.state == ResourceState.INSPECTING, record.lease_until.is_(None))
 
 
 def accept(session: Session, claim: Claim, facts: dict[str, Any]) -> None:

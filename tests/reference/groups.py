@@ -5,6 +5,7 @@ appear: here the original network runs at its full size, every tensor's removed 
 what takes a mean over channels (layer norm, RMS norm, mean, variance) is written out over those that remain.
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -43,6 +44,23 @@ def is_rectangle(gone: np.ndarray) -> bool:
         if crossed != stays[place]:
             return False
     return True
+
+
+def in_double(network: LayerGraph, seed: int = 0) -> LayerGraph:
+    """`network` in float64 with drawn parameters and statistics, so that no unit is zero by its initialisation."""
+    network.double()
+    for node in network.graph.find_nodes(op="placeholder"):
+        meta = node.meta["val"]
+        if meta.dtype.is_floating_point:
+            node.meta["val"] = dataclasses.replace(meta, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
+        for name, buffer in network.named_buffers():
+            if "running" in name:
+                buffer.copy_(torch.rand(buffer.shape, generator=generator, dtype=torch.float64) + 0.5)
+    return network
 
 
 def zeroed_outputs(

@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 OPSET = 20
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 LARGEST = 2**31 - 2**24  # bytes of weights; a file of ONNX is one message, of less than 2 GiB
-OPERATOR = re.compile(r"\baten[.:]+[a-z_0-9]+(?:\.[A-Za-z_0-9]+)?|op='(aten\.[a-z_0-9]+)'")
+OPERATOR = re.compile(r"\b(?:aten|prims)(?:\.|::)[a-z_0-9]+")
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> str | None:
@@ -102,7 +102,7 @@ def reason_of(error: BaseException) -> str:
         told, cause = f"{cause} {told}", cause.__cause__  # the innermost cause knows the operator best
     found = OPERATOR.search(told)
     if found is not None:
-        return f"ONNX has no form of the operator {found[1] or found[0]} as it is used here"
+        return f"ONNX has no form of the operator {found[0]} as it is used here"
     return f"the network cannot be converted to ONNX ({type(error).__name__})"
 
 

@@ -37,7 +37,8 @@ class Survivors:
         if labels.shape[axis] == 1:
             return None
         stays = np.take(self.kept, labels)
-        sides = [np.moveaxis(stays, one, 0).reshape(size, -1).any(1) for one, size in enumerate(stays.shape)]
+        rows = [np.moveaxis(stays, one, 0).reshape(size, -1) for one, size in enumerate(stays.shape)]
+        sides: list[NDArray[np.bool_]] = [np.asarray(row.any(1)) for row in rows]
         area = int(np.prod([side.sum() for side in sides]))
         assert area == stays.sum(), "what is left of a tensor is a rectangle"  # noqa: S101  an invariant of groups
         return sides[axis]

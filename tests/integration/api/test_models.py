@@ -69,7 +69,6 @@ def test_a_rejected_model_says_why_in_the_shape_of_a_problem(house: House) -> No
         ("weights.pkl", "invalid_request", "torch.export"),
         ("net.py", "invalid_request", "torch.export"),
         ("weights.bin", "invalid_request", "model.safetensors, checkpoint.pt"),
-        ("model.pt2", "not_available", "not read yet"),
         ("config.json", "not_available", "not read yet"),
     ],
 )
@@ -89,6 +88,16 @@ def test_weights_need_an_architecture_and_it_needs_its_shape(house: House) -> No
     unknown = registered(house, architecture={"name": "lenet6"})
     assert unknown.json()["errors"][0]["pointer"] == "/architecture/name"
     assert "lenet5" in unknown.json()["errors"][0]["detail"]
+
+
+def test_an_exported_network_needs_no_architecture_and_takes_none(house: House) -> None:
+    files = {"model.pt2": house.upload()}
+    assert registered(house, files=files, architecture=None).status_code == 201
+    refused = registered(house, files=files)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert refused.json()["errors"][0]["pointer"] == "/architecture"
+    both = registered(house, files=files | {"model.safetensors": house.upload()}, architecture=None)
+    assert "exactly one of model.pt2, model.safetensors" in both.json()["detail"]
 
 
 def test_an_upload_must_be_complete_and_ones_own(house: House) -> None:

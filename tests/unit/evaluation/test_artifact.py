@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from service.contract.specs import Architecture, DistillSpec
 from tests.unit.evaluation.reports import ENVIRONMENT, report
 from workers.evaluation import artifact
 from workers.evaluation.artifact import verify_artifact, weights_size, write_artifact
+from workers.formats.artifacts import export_program
+from workers.formats.onnx_file import write_onnx
 from workers.formats.verify import verify
 from workers.students.architectures import build
 from workers.training.data import Scaling
@@ -93,7 +96,8 @@ def test_the_manifest_has_hash_and_size_of_every_other_file(folder: Path) -> Non
     del files["manifest.json"]
     listed = manifest_of(folder)["files"]
     assert listed == {n: {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b)} for n, b in files.items()}
-    assert set(listed) == {"model.safetensors", "model.pt2", "report.json", "learning_curve.svg", "README.md"}
+    models = {"model.safetensors", "model.pt2", "model.onnx"}
+    assert set(listed) == models | {"report.json", "learning_curve.svg", "README.md"}
 
 
 def test_the_manifest_says_what_the_model_was_made_from(folder: Path) -> None:
@@ -142,7 +146,7 @@ def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> 
     script += "; write(pathlib.Path(sys.argv[1]), student())"
     environment = {**os.environ, "PYTHONHASHSEED": "99", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment)
-    for name in ("model.safetensors", "model.pt2", "learning_curve.svg", "README.md", "report.json"):
+    for name in ("model.safetensors", "model.pt2", "model.onnx", "learning_curve.svg", "README.md", "report.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
@@ -169,7 +173,7 @@ def test_the_model_keeps_its_mode_and_its_gradients(folder: Path, model: nn.Modu
 def test_a_fresh_process_computes_what_the_trained_model_computed(folder: Path, model: nn.Module) -> None:
     found = verify_artifact(folder, model, EXAMPLES)
     assert found["examples"] == len(EXAMPLES)
-    assert max(found["pt2"], found["safetensors"], found["single"]) <= found["tolerance"] < 1e-2
+    assert max(found["pt2"], found["safetensors"], found["single"], found["onnx"]) <= found["tolerance"] < 1e-2
     assert manifest_of(folder)["verification"] == found
 
 
@@ -198,6 +202,44 @@ def test_other_weights_in_a_file_fail_the_verification(
     with pytest.raises(VerificationFailed, match=rf"{wrong} by 0\.\d+"):
         verify_artifact(folder, model, EXAMPLES)
     assert manifest_of(folder)["verification"] is None
+
+
+def test_an_onnx_file_with_other_weights_or_none_at_all_fails_the_verification(
+    folder: Path, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = student()
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
+    copied = tmp_path / "artifact"
+    shutil.copytree(folder, copied)
+    assert write_onnx(export_program(other.eval(), EXAMPLES, tmp_path / "other.pt2"), copied / "model.onnx") is None
+    monkeypatch.setattr(artifact, "outputs_of_fresh_process", in_this_process)
+    with pytest.raises(VerificationFailed, match=r"onnx by 0\.\d+"):
+        verify_artifact(copied, model, EXAMPLES)
+    (copied / "model.onnx").unlink()
+    with pytest.raises(VerificationFailed, match=r"onnx by inf"):
+        verify_artifact(copied, model, EXAMPLES)
+
+
+class Bessel(nn.Module):
+    """Ends in a function that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.i1e(self.fc(x.flatten(1)))
+
+
+def test_a_network_that_onnx_cannot_express_goes_without_and_says_which_operator(tmp_path: Path) -> None:
+    manifest = write(tmp_path, Bessel())
+    assert not (tmp_path / "model.onnx").exists()
+    assert "model.onnx" not in manifest["files"]
+    assert (manifest["onnx"]["file"], "bessel_i1e" in manifest["onnx"]["reason"]) == (None, True)
+    card = (tmp_path / "README.md").read_text()
+    assert f"There is no `model.onnx`: {manifest['onnx']['reason']}." in card
+    assert "onnxruntime" not in card
 
 
 def test_a_fresh_process_that_fails_is_quoted(
@@ -234,8 +276,9 @@ def test_the_cards_own_instructions_work_without_stillhouse(folder: Path, model:
     torch.save(EXAMPLES, tmp_path / "x.pt")
     script = f"import torch\nx = torch.load({str(tmp_path / 'x.pt')!r})\n" + "\n".join(blocks)
     script += "\nimport sys\nassert not [m for m in sys.modules if m.split('.')[0] in ('workers', 'service')]"
-    script += f"\ntorch.save((logits, state), {str(tmp_path / 'out.pt')!r})"
+    script += f"\ntorch.save((logits, torch.from_numpy(logits_as_array), state), {str(tmp_path / 'out.pt')!r})"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=folder)
-    logits, state = torch.load(tmp_path / "out.pt")
+    logits, from_onnx, state = torch.load(tmp_path / "out.pt")
     torch.testing.assert_close(logits, build_expected(model, EXAMPLES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(from_onnx, build_expected(model, EXAMPLES), rtol=1e-4, atol=1e-5)
     assert state.keys() == model.state_dict().keys()

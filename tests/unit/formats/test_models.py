@@ -285,7 +285,7 @@ def test_a_checkpoint_without_weights_says_what_was_found(tmp_path: Path) -> Non
     assert "'epoch', 'optimizer'" in error.detail
 
 
-@pytest.mark.parametrize("name", ["model.pt2", "config.json", "model.onnx"])
+@pytest.mark.parametrize("name", ["config.json", "model.onnx"])
 def test_files_of_later_versions_are_not_available(tmp_path: Path, name: str) -> None:
     assert rejected(tmp_path, declare_model(name)).specific_code == "not_available"
 
