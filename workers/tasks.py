@@ -5,16 +5,15 @@ that has waited longest. Nothing that happens here is raised to Celery.
 """
 
 import time
+from collections.abc import Sequence
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 from structlog import get_logger
 from structlog.contextvars import bound_contextvars
 
 from service.contract import jobs, leases, resources
 from service.contract.errors import InputRejected, LeaseLost, NotFound, Unavailable
 from service.contract.leases import Claim
-from service.contract.records import DatasetRecord, JobRecord, ModelRecord, ResourceState
+from service.contract.records import DatasetRecord, JobRecord, ModelRecord
 from workers import reader
 from workers.station import Station
 from workers.supervisor import supervise
@@ -54,13 +53,22 @@ def _run_one(station: Station, job_id: str) -> bool:
 
 
 def _claim_job(station: Station, job_id: str) -> tuple[Claim, JobRecord] | None:
-    with station.database.write() as session:
-        oldest = session.scalars(jobs.oldest_queued().limit(MAX_CANDIDATES)).all()
-        for candidate in [job_id, *oldest]:
+    with station.database.read() as session:
+        waiting = session.scalars(jobs.oldest_queued().limit(MAX_CANDIDATES)).all()
+    for candidate in _first(job_id, waiting):
+        with station.database.write() as session:
             held = jobs.claim(session, candidate, station.worker, station.settings.lease_seconds)
             if held is not None:
                 return held, session.get_one(JobRecord, held.id)
     return None
+
+
+def _first(named: str, waiting: Sequence[str]) -> list[str]:
+    """Put the row that the message names before the older ones; what does not wait is not asked for.
+
+    Candidates are read before the one writer's place is taken, so that an idle worker never holds it.
+    """
+    return sorted(waiting, key=lambda candidate: candidate != named)
 
 
 # Inspections -------------------------------------------------------------------------------------
@@ -100,22 +108,16 @@ def _inspect_one(station: Station, resource_id: str) -> bool:
 
 
 def _claim_inspection(station: Station, resource_id: str) -> tuple[Claim, ModelRecord | DatasetRecord] | None:
-    with station.database.write() as session:
-        for candidate in [resource_id, *_waiting_inspections(session)]:
+    with station.database.read() as session:
+        waiting = resources.waiting_inspections(session, MAX_CANDIDATES)
+    for candidate in _first(resource_id, waiting):
+        with station.database.write() as session:
             held = resources.claim_inspection(session, candidate, station.worker, station.settings.lease_seconds)
             if held is not None:
                 row = resources.find(session, held.id)
                 assert row is not None  # noqa: S101  it has just been claimed, in this transaction
                 return held, row
     return None
-
-
-def _waiting_inspections(session: Session) -> list[str]:
-    found: list[str] = []
-    for record in resources.KINDS.values():
-        waiting = select(record.id).where(record.state == ResourceState.INSPECTING, record.lease_until.is_(None))
-        found += session.scalars(waiting.order_by(record.id).limit(MAX_CANDIDATES))
-    return sorted(found, key=lambda resource_id: resource_id[4:])
 
 
 def _inspect(station: Station, held: Claim, row: ModelRecord | DatasetRecord, since: float) -> None:

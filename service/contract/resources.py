@@ -126,7 +126,6 @@ def hand_back_inspection(session: Session, claim: Claim) -> None:
 
 def sweep_inspections(session: Session, max_attempts: int) -> list[str]:
     """Free the inspections whose worker is lost, reject those that lost too many; return what waits, oldest first."""
-    waiting: list[str] = []
     for record in KINDS.values():
         expired = (record.state == ResourceState.INSPECTING) & (record.lease_until < clock())
         fault = AttemptsExhausted(
@@ -138,8 +137,15 @@ def sweep_inspections(session: Session, max_attempts: int) -> list[str]:
                 epoch=record.epoch + 1)  # fmt: skip
         _update(session, record, expired, lease_until=None, worker=None, epoch=record.epoch + 1,
                 losses=record.losses + 1, attempt=record.attempt + 1)  # fmt: skip
+    return waiting_inspections(session)
+
+
+def waiting_inspections(session: Session, limit: int | None = None) -> list[str]:
+    """Return what no worker inspects yet, oldest first."""
+    waiting: list[str] = []
+    for record in KINDS.values():
         pending = select(record.id).where(record.state == ResourceState.INSPECTING, record.lease_until.is_(None))
-        waiting += session.scalars(pending.order_by(record.id))
+        waiting += session.scalars(pending.order_by(record.id).limit(limit))
     return sorted(waiting, key=lambda resource_id: resource_id[4:])
 
 

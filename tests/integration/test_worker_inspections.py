@@ -63,7 +63,7 @@ def test_the_same_content_is_read_once(stack: Stack, inspector: Worker) -> None:
 
 
 def test_a_rejected_input_fails_the_jobs_that_wait_for_it(stack: Stack, inspector: Worker) -> None:
-    inspector.send(signal.SIGSTOP)
+    stack.freeze(inspector)
     teacher, dataset = broken_teacher(stack), stack.digits()
     job_id = stack.submit(teacher, dataset, SHORT, ring=False)
     assert stack.job(job_id).waiting_for is not None
@@ -76,7 +76,7 @@ def test_a_rejected_input_fails_the_jobs_that_wait_for_it(stack: Stack, inspecto
 
 
 def test_a_lost_message_is_rung_again(stack: Stack, inspector: Worker) -> None:
-    inspector.send(signal.SIGSTOP)
+    stack.freeze(inspector)
     resource_id = stack.teacher()
     stack.flush()
     inspector.send(signal.SIGCONT)

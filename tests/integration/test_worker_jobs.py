@@ -235,7 +235,7 @@ def test_a_worker_frozen_past_its_lease_publishes_nothing(
     worker = stack.holder(job_id)
     child = worker.child()
     assert child is not None
-    worker.send(signal.SIGSTOP)
+    stack.freeze(worker)
     frozen = time.monotonic()
     until(lambda: not child.alive(), seconds=LEASE_SECONDS + 1, what="the frozen worker's child to end by itself")
     print(f"\nfreeze to dead child: {time.monotonic() - frozen:.2f} s (lease {LEASE_SECONDS} s)")  # noqa: T201  a measurement, shown by -s

@@ -169,6 +169,13 @@ class Stack:
         pid = next(pid for pid, row in self.seen().items() if row.id == name)
         return next(worker for worker in self.workers if worker.pid == pid)
 
+    def freeze(self, worker: Worker) -> None:
+        """Stop a worker's process, and not while it holds the one writer's place of SQLite: all would wait for it."""
+        stat = Path(f"/proc/{worker.pid}/stat")
+        with self.database.write():
+            worker.send(signal.SIGSTOP)
+            until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what="the stop")
+
     def seen(self) -> dict[int, WorkerRecord]:
         """The rows of workers by process id."""
         with self.database.read() as session:

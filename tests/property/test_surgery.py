@@ -139,8 +139,10 @@ def draw_units(data: st.DataObject, groups: Groups) -> dict[str, list[int]]:
 
 
 @given(names=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=2, max_size=6), data=st.data())
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-def test_a_pruned_network_is_exactly_the_original_with_those_units_at_zero(names: list[str], data: st.DataObject) -> None:
+@settings(max_examples=14, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_a_pruned_network_is_exactly_the_original_with_those_units_at_zero(
+    names: list[str], data: st.DataObject
+) -> None:
     inputs = (torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),)
     with tempfile.TemporaryDirectory() as folder:
         network = in_double(lift(read_pt2(export(build(names), inputs, Path(folder) / "network.pt2"))))

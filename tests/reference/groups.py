@@ -25,14 +25,16 @@ def components(num_labels: int, equalities: Iterable[tuple[int, int]]) -> list[s
         neighbours[left].add(right)
         neighbours[right].add(left)
     found: list[set[int]] = []
+    seen: set[int] = set()
     for label in range(num_labels):
-        if not any(label in component for component in found):
+        if label not in seen:
             component, frontier = {label}, [label]
             while frontier:
                 for neighbour in neighbours[frontier.pop()] - component:
                     component.add(neighbour)
                     frontier.append(neighbour)
             found.append(component)
+            seen |= component
     return found
 
 

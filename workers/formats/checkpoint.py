@@ -82,8 +82,8 @@ def check_archive(path: Path) -> None:
             )
         if "models/model.json" in members or "archive_format" in members:
             raise InputRejected(
-                f"{path.name} is a torch.export archive; name it model.pt2. This version reads state dicts: {WAY_OUT}",
-                code="not_available",
+                f"{path.name} is a torch.export archive; upload it as model.pt2, without an architecture.",
+                code="unexpected_files",
             )
         if "data.pkl" not in members:
             raise InputRejected(

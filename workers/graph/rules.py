@@ -15,6 +15,7 @@ from workers.graph.calls import is_aten
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.rules_elementwise import ELEMENTWISE
 from workers.graph.rules_layers import LAYER_RULES
+from workers.graph.rules_pieces import PIECE_RULES
 from workers.graph.rules_products import PRODUCT_RULES
 from workers.graph.rules_reductions import REDUCTION_RULES
 from workers.graph.rules_shape import SHAPE_RULES
@@ -26,6 +27,7 @@ RULES: dict[str, Callable[[Site], Value]] = {
     **LAYER_RULES,
     **PRODUCT_RULES,
     **SHAPE_RULES,
+    **PIECE_RULES,
     **REDUCTION_RULES,
     "sym_size": lambda _: None,
     "sym_numel": lambda _: None,

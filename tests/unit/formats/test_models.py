@@ -290,10 +290,12 @@ def test_files_of_later_versions_are_not_available(tmp_path: Path, name: str) ->
     assert rejected(tmp_path, declare_model(name)).specific_code == "not_available"
 
 
-def test_an_exported_archive_under_another_name_is_not_available(tmp_path: Path) -> None:
+def test_an_exported_archive_under_another_name_is_told_its_own(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(nn.Linear(4, 3), (torch.zeros(2, 4),)), tmp_path / "program.pt2")
     (tmp_path / "program.pt2").rename(tmp_path / "checkpoint.pt")
-    assert rejected(tmp_path, declare_model("checkpoint.pt")).specific_code == "not_available"
+    error = rejected(tmp_path, declare_model("checkpoint.pt"))
+    assert error.specific_code == "unexpected_files"
+    assert "upload it as model.pt2" in error.detail
 
 
 def test_weights_without_an_architecture_are_refused(tmp_path: Path) -> None:

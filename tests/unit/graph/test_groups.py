@@ -246,9 +246,7 @@ def test_a_unit_carries_what_the_network_is_smaller_without_it(name: str) -> Non
 def test_means_over_channels_are_named() -> None:
     assert not any(group.statistics for group in groups_of("resnet8").values())
     statistics = groups_of("llama")["embed"].statistics
-    kinds = {
-        str(node.target) for node in network_of("llama").graph.nodes if node.name in statistics
-    }
+    kinds = {str(node.target) for node in network_of("llama").graph.nodes if node.name in statistics}
     assert {"norm", "aten.mean.dim"} <= kinds
 
 

@@ -1,13 +1,17 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+from torch import fx, nn
 
 from service.contract.errors import Invalid
-from service.contract.specs import Architecture
+from service.contract.specs import Architecture, DistillSpec
 from tests.unit.training.blobs import blobs, small_network
-from workers.material import built, held_out, selection_of
+from workers.graph.layer_graph import LayerGraph
+from workers.material import built, held_out, redrawn, selection_of, student_architecture
 from workers.training.outcome import TrainingOutcome, copied_state
 
 
@@ -52,3 +56,23 @@ def test_options_that_do_not_go_together_are_told_with_their_field(options: dict
     with pytest.raises(Invalid, match=message) as caught:
         built(architecture, 0)
     assert caught.value.errors[0].pointer == "/student/architecture/options"
+
+
+def test_a_students_shapes_are_what_inspection_found_of_a_teacher_without_an_architecture(tmp_path: Path) -> None:
+    facts = {"inputs": [{"shape": ["batch", 3, 8, 8]}], "outputs": [{"shape": ["batch", 7]}]}
+    (tmp_path / "model.json").write_text(json.dumps({"architecture": None, "facts": facts}))
+    teacher = "mdl_" + "0" * 26
+    body = {"type": "distill", "teacher": teacher, "dataset": "dat_" + "0" * 26}
+    spec = DistillSpec.model_validate({**body, "student": {"architecture": {"name": "lenet5"}}})
+    completed = student_architecture(spec, {teacher: tmp_path})
+    assert completed is not None
+    assert (completed.options.input_shape, completed.options.num_classes) == ((3, 8, 8), 7)
+
+
+def test_a_graph_with_a_parameter_of_no_layer_cannot_be_reset_and_says_which() -> None:
+    root, graph = nn.Module(), fx.Graph()
+    root.register_parameter("token", nn.Parameter(torch.zeros(3)))
+    graph.output(graph.get_attr("token"))
+    with pytest.raises(Invalid, match="token belong to no layer") as caught:
+        redrawn(LayerGraph.assemble(root, graph, {}), 0)
+    assert caught.value.errors[0].pointer == "/student/reset"
