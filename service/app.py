@@ -10,6 +10,7 @@ import anyio
 import structlog
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from service.api import (
     access,
@@ -88,7 +89,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application."""
-    app = FastAPI(
+    app = FastAPIOffline(  # its documentation page needs no network
         title="Stillhouse",
         version=version("stillhouse"),
         summary="A self-hosted model-compression service.",

@@ -48,14 +48,16 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body, if there is one, is JSON."""
+    """A route whose body, if it takes one, is JSON."""
 
     def get_route_handler(self) -> Handler:
         """Return the handler that checks a body and then parses it."""
         handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
 
         async def check_and_handle(request: Request) -> Response:
-            if request.method in {"GET", "HEAD", "DELETE"} or not _has_body(request):
+            if not _has_body(request):
                 return await handle(request)
             limit = request.app.state.services.settings.max_request_bytes
             _check_type(request)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -15,19 +15,26 @@ def tag_of(content: bytes) -> str:
     return f'"{hashlib.sha256(content).hexdigest()[:40]}"'
 
 
-def named_tags(field: str) -> set[str]:
-    """Return the tags in an If-None-Match or If-Match field; a weak one without its mark."""
-    return {tag.removeprefix("W/") for tag in TAG.findall(field)}
+def field_of(request: Request, name: str) -> str | None:
+    """Return a field whose value is a list, which a client may send in several lines."""
+    lines = request.headers.getlist(name)
+    return ", ".join(lines) if lines else None
 
 
-def names(field: str | None, tag: str) -> bool:
-    """Whether the field names this tag, or any."""
-    return field is not None and (field.strip() == "*" or tag in named_tags(field))
+def _names(field: str, tags: Iterable[str]) -> bool:
+    return field.strip() == "*" or not set(TAG.findall(field)).isdisjoint(tags)
 
 
 def unchanged(request: Request, tag: str) -> bool:
-    """Whether the client has this body already."""
-    return names(request.headers.get("if-none-match"), tag)
+    """Whether the client has this body already; here a weak tag counts like a strong one."""
+    field = field_of(request, "if-none-match")
+    return field is not None and _names(field, {tag, f"W/{tag}"})
+
+
+def is_another(request: Request, tag: str) -> bool:
+    """Whether If-Match asks for another body; there only a strong tag counts."""
+    field = field_of(request, "if-match")
+    return field is not None and not _names(field, {tag})
 
 
 def conditional_response(request: Request, body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:

@@ -74,9 +74,19 @@ Reader = Annotated[Caller, Depends(requires("read"))]
 Submitter = Annotated[Caller, Depends(requires("submit"))]
 
 
+def is_id(text: str) -> bool:
+    """Whether this may be an identifier; what a client writes in its place may be anything."""
+    return ID.fullmatch(text) is not None
+
+
+def no_such(record: type[Row], identifier: str) -> NotFound:
+    """Return the error about a row that is not there, or is another owner's: the same."""
+    return NotFound(f"there is no {NAMES[record]} {identifier[:64]}")
+
+
 def owned(session: Session, record: type[Row], identifier: str, caller: Caller, **options: Any) -> Row:
     """Return the caller's row; another owner's is as absent as one that never was. Raises NotFound."""
-    row = session.get(record, identifier, **options) if ID.fullmatch(identifier) else None
+    row = session.get(record, identifier, **options) if is_id(identifier) else None
     if row is None or row.owner != caller.owner:
-        raise NotFound(f"there is no {NAMES[record]} {identifier[:64]}")
+        raise no_such(record, identifier)
     return row

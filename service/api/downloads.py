@@ -5,7 +5,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.api.byte_ranges import requested_range
-from service.api.conditional import names, unchanged
+from service.api.conditional import is_another, unchanged
 from service.api.documents import Answers, bytes_answer, header, problems
 from service.api.upload_fields import repr_digest
 from service.contract.errors import Internal, NotFound, PreconditionFailed
@@ -54,21 +54,21 @@ def fields_of(file: StoredFile, path: str) -> dict[str, str]:
     }
 
 
-def _range_counts(request: Request, tag: str) -> bool:
-    """Whether If-Range, if given, names exactly these bytes; dates and weak tags never do."""
-    condition = request.headers.get("if-range")
-    return condition is None or condition.strip() == tag
+def _asked_range(request: Request, tag: str, size: int) -> tuple[int, int] | None:
+    """Return the range that counts: of a GET, and under an If-Range that names these bytes; dates and weak tags do not."""
+    if request.method != "GET" or request.headers.get("if-range", tag).strip() != tag:
+        return None
+    return requested_range(request.headers.get("range"), size)
 
 
 def file_response(request: Request, storage: LocalStorage, file: StoredFile, path: str) -> Response:
     """Answer with a file, a range of it, or the word that the client has it."""
     fields = fields_of(file, path)
-    required = request.headers.get("if-match")
-    if required is not None and not names(required, fields["ETag"]):
+    if is_another(request, fields["ETag"]):
         raise PreconditionFailed(f"the file's ETag is {fields['ETag']}, which If-Match does not name")
     if unchanged(request, fields["ETag"]):
         return Response(status_code=304, headers=fields)
-    asked = requested_range(request.headers.get("range"), file.size) if _range_counts(request, fields["ETag"]) else None
+    asked = _asked_range(request, fields["ETag"], file.size)
     start, stop = asked or (0, file.size)
     status = 200
     if asked is not None:

@@ -164,6 +164,7 @@ def framework_fault(error: HTTPException, request: Request) -> Fault:
     """Return the framework's error as one of ours."""
     kind = FRAMEWORK.get(error.status_code, errors.Internal if error.status_code >= 500 else errors.RequestError)
     details = {
+        400: "the body could not be read; send JSON in UTF-8 that is not deeply nested",
         404: f"there is nothing at {request.url.path}; see /docs for what there is",
         405: f"{request.url.path} does not take {request.method}",
     }

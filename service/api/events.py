@@ -113,7 +113,9 @@ async def job_events(
     if STREAM in request.headers.get("accept", ""):
         await run_sync(_batch, services, caller, job_id, cursor)  # 404 before the stream begins
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_stream_while_possible(services, caller, job_id, cursor), headers=headers, media_type=STREAM)
+        return StreamingResponse(
+            _stream_while_possible(services, caller, job_id, cursor), headers=headers, media_type=STREAM
+        )
     return await run_sync(_page, request, services, caller, job_id, cursor, limit)
 
 
@@ -139,9 +141,7 @@ def _frame(event: Event) -> str:
     return f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
 
 
-async def _stream_while_possible(
-    services: Services, caller: Caller, job_id: str, cursor: int
-) -> AsyncIterator[str]:
+async def _stream_while_possible(services: Services, caller: Caller, job_id: str, cursor: int) -> AsyncIterator[str]:
     """End a stream when its job, its key or the database has gone: a client that asks again learns which."""
     with suppress(StillhouseError):
         async for frames in _stream(services, caller, job_id, cursor):

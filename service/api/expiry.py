@@ -8,9 +8,10 @@ from anyio.to_thread import run_sync
 from sqlalchemy import ColumnElement, select
 
 from service.api.deps import Services
+from service.api.part_files import BeingWritten
 from service.api.reception import forget
 from service.contract.database import clock
-from service.contract.errors import Conflict, StillhouseError
+from service.contract.errors import StillhouseError
 from service.contract.records import Upload
 
 MAX_PAUSE_SECONDS = 600.0
@@ -30,7 +31,7 @@ def expire_uploads(services: Services) -> int:
     for upload_id in _expired(services):
         try:
             part = services.parts.open(upload_id)
-        except Conflict:
+        except BeingWritten:
             continue
         try:
             if _expired(services, Upload.id == upload_id):  # still, now that nobody can touch it

@@ -103,7 +103,7 @@ def _reserve(session: Session, owner: str, key: str, digest: str) -> bool:
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     row = {"owner": owner, "key": key, "body_sha256": digest, "created_at": clock()}
     statement = dialect.insert(IdempotencyRecord).values(**row).on_conflict_do_nothing()
-    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]  # an INSERT's result has it
+    return session.scalar(statement.returning(IdempotencyRecord.key)) is not None
 
 
 def _original(session: Session, owner: str, key: str, digest: str) -> Answer:

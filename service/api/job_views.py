@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
-from sqlalchemy import bindparam, func, select, tuple_
+from sqlalchemy import Connection, Row, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from service.api.errors import Problem, stored_problem
@@ -17,6 +17,9 @@ from service.api.times import Timestamp, rfc3339, rfc3339_or_none
 from service.contract.database import clock
 from service.contract.jobs import DONE
 from service.contract.records import JobRecord, JobState, WorkerRecord
+
+
+JobRow = JobRecord | Row[*tuple[Any, ...]]  # a job as an object, or as a plain row of its table
 
 
 class Stage(BaseModel):
@@ -104,7 +107,7 @@ POSITIONS = select(JobRecord.id, _ahead).where(JobRecord.id.in_(bindparam("ids",
 SILENCES = select(WorkerRecord.queue, clock() - func.max(WorkerRecord.heartbeat_at)).group_by(WorkerRecord.queue)
 
 
-def surroundings(session: Session, rows: Sequence[JobRecord], lease_seconds: float) -> Surroundings:
+def surroundings(session: Session | Connection, rows: Sequence[JobRow], lease_seconds: float) -> Surroundings:
     """Look around these jobs; only queued ones cost a query."""
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     if not queued:
@@ -122,14 +125,14 @@ def _no_worker(around: Surroundings, queue: str) -> str | None:
     return f"no worker has been seen for {int(silence // 10) * 10} s"  # coarse, so that the ETag holds a while
 
 
-def _reason(row: JobRecord, around: Surroundings) -> str | None:
+def _reason(row: JobRow, around: Surroundings) -> str | None:
     if row.state != JobState.QUEUED:
         return row.reason
     absent = _no_worker(around, "jobs" if row.waiting_for is None else "inspections")
     return "; ".join(part for part in (row.reason, absent) if part) or None
 
 
-def _durations(row: JobRecord) -> Durations:
+def _durations(row: JobRow) -> Durations:
     queued_until = row.started_at if row.started_at is not None else row.finished_at
     queued = None if queued_until is None else round(queued_until - row.queued_at, 3)
     if row.started_at is None or row.finished_at is None:
@@ -137,12 +140,12 @@ def _durations(row: JobRecord) -> Durations:
     return Durations(queued=queued, running=round(row.finished_at - row.started_at, 3))
 
 
-def _progress(row: JobRecord) -> Progress:
+def _progress(row: JobRow) -> Progress:
     stored = dict(row.progress or {})
     return Progress(**{**stored, "updated_at": rfc3339_or_none(stored.get("updated_at"))})
 
 
-def _links(row: JobRecord) -> dict[str, str]:
+def _links(row: JobRow) -> dict[str, str]:
     base = f"/v1/jobs/{row.id}"
     links = {"self": base} | {name: f"{base}/{name}" for name in ("events", "metrics", "logs", "report")}
     if row.state not in DONE:
@@ -154,7 +157,7 @@ def _links(row: JobRecord) -> dict[str, str]:
     return links
 
 
-def job_view(row: JobRecord, around: Surroundings) -> JobView:
+def job_view(row: JobRow, around: Surroundings) -> JobView:
     """Return a job as it is shown."""
     result = row.result_model_id
     return JobView(
@@ -181,7 +184,7 @@ def job_view(row: JobRecord, around: Surroundings) -> JobView:
     )
 
 
-def show(session: Session, rows: Sequence[JobRecord], lease_seconds: float) -> list[JobView]:
+def show(session: Session | Connection, rows: Sequence[JobRow], lease_seconds: float) -> list[JobView]:
     """Return jobs as they are shown."""
     around = surroundings(session, rows, lease_seconds)
     return [job_view(row, around) for row in rows]

@@ -153,14 +153,14 @@ async def get_job(
     request: Request, services: ServicesDep, caller: Reader, job_id: str, prefer: Prefer = None
 ) -> Response:
     """Show a job; with `Prefer: wait=30` wait up to that long for it to change."""
-    return await wait_for_change(request, services, caller, job_id, prefer)
+    return await wait_for_change(request, services, caller, job_id, prefer or ())
 
 
 @router.delete("/{job_id}", status_code=204, responses=answers({204: {"description": "Gone."}}, 404, 409))
 def delete_job(services: ServicesDep, caller: Submitter, job_id: str) -> Response:
     """Delete a job that is done; the model that it made stays."""
     with services.database.write() as session:
-        job = owned(session, JobRecord, job_id, caller)
+        job = owned(session, JobRecord, job_id, caller, with_for_update=True)
         jobs.remove(session, job)
     if job.checkpoint is not None:
         release(services.database, services.storage, [job.checkpoint["sha256"]])
@@ -174,7 +174,7 @@ Change = Callable[[Session, JobRecord], bool | None]
 def _act(services: Services, caller: Caller, job_id: str, change: Change) -> Response:
     """Change a job, commit, and ring when a worker may take it now."""
     with services.database.write() as session:
-        job = owned(session, JobRecord, job_id, caller)
+        job = owned(session, JobRecord, job_id, caller, with_for_update=True)
         ready = change(session, job)
         session.refresh(job)
         (body,) = show(session, [job], services.settings.lease_seconds)

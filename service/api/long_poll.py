@@ -6,13 +6,15 @@ what lies outside the row (its place in the queue).
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import Header, Request, Response
+from sqlalchemy import bindparam, select
 
 from service.api.conditional import conditional_response, tag_of, unchanged
-from service.api.deps import Services, owned
+from service.api.deps import Services, is_id, no_such
 from service.api.job_views import JobView, show
 from service.api.watch import Version, version_of
 from service.contract.records import JobRecord
@@ -20,22 +22,25 @@ from service.keys import Caller
 
 CONNECTION_SECONDS = 2.0  # how often a waiting request looks whether its client is still there
 WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*(\d{1,9})\s*(?:[,;]|$)", re.IGNORECASE)
+JOB = select(JobRecord.__table__).where(JobRecord.id == bindparam("id"), JobRecord.owner == bindparam("owner"))
 Prefer = Annotated[
-    str | None,
-    Header(alias="Prefer", description="`wait=N` waits up to N seconds for a change.", examples=["wait=30"]),
+    list[str] | None,  # its lines
+    Header(alias="Prefer", description="`wait=N` waits up to N seconds for a change.", examples=[["wait=30"]]),
 ]
 
 
-def wanted_seconds(prefer: str | None) -> int | None:
+def wanted_seconds(prefer: str) -> int | None:
     """Return for how long the client would wait, if it would."""
-    found = WAIT.search(prefer or "")
+    found = WAIT.search(prefer)
     return int(found[1]) if found else None
 
 
 def _load(services: Services, caller: Caller, job_id: str) -> tuple[JobView, Version]:
-    with services.database.read() as session:
-        row = owned(session, JobRecord, job_id, caller)
-        (view,) = show(session, [row], services.settings.lease_seconds)
+    with services.database.glance() as connection:
+        row = connection.execute(JOB, {"id": job_id, "owner": caller.owner}).one_or_none() if is_id(job_id) else None
+        if row is None:
+            raise no_such(JobRecord, job_id)
+        (view,) = show(connection, [row], services.settings.lease_seconds)
         return view, version_of(row)
 
 
@@ -44,12 +49,12 @@ def _tag(view: JobView) -> str:
 
 
 async def wait_for_change(
-    request: Request, services: Services, caller: Caller, job_id: str, prefer: str | None
+    request: Request, services: Services, caller: Caller, job_id: str, preferences: Sequence[str]
 ) -> Response:
     """Answer with the job: at once, or when it is another than the client knows, or after the wait."""
     view, version = await run_sync(_load, services, caller, job_id)
     headers: dict[str, str] = {}
-    seconds = wanted_seconds(prefer)
+    seconds = wanted_seconds(", ".join(preferences))
     if seconds is not None:
         headers["Preference-Applied"] = f"wait={min(seconds, int(services.settings.max_wait_seconds))}"
         known = request.headers.get("if-none-match") is None or unchanged(request, _tag(view))

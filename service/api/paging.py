@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from service.api.deps import is_id
 from service.contract.errors import FieldError, Invalid
 from service.contract.records import DatasetRecord, JobRecord, JobState, ModelRecord, ResourceState
 from service.contract.specs import LABEL_PATTERN
@@ -95,7 +96,7 @@ def _listing(
     label: Annotated[list[str], Query(description="Only with this label, `key:value`; may be repeated.")] = [],  # noqa: B006  see above
 ) -> Listing:
     before = None if page_token is None else decode_token(page_token)
-    if before is not None and not isinstance(before, str):
+    if page_token is not None and not (isinstance(before, str) and is_id(before)):
         raise wrong_query("page_token", "a token of another list")
     return Listing(limit, before, tuple(state), tuple(map(_label, label)))
 

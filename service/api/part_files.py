@@ -27,6 +27,12 @@ class Hasher(Protocol):
     def copy(self) -> "Hasher": ...
 
 
+class BeingWritten(Conflict):
+    """Another request holds the upload."""
+
+    code, title, retryable = "upload_being_written", "Another request is writing the upload", True
+
+
 class Part:
     """An open and locked part file; `offset` bytes of it count."""
 
@@ -39,7 +45,7 @@ class Part:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._file)
-            raise Conflict(
+            raise BeingWritten(
                 "another request is writing this upload; ask for its offset when that one has ended"
             ) from None
 
@@ -112,7 +118,7 @@ class PartFiles:
             return 0
 
     def open(self, upload_id: str) -> Part:
-        """Become the only writer. Raises Conflict; nothing is changed until `restore`."""
+        """Become the only writer. Raises BeingWritten; nothing is changed until `restore`."""
         return Part(self.path(upload_id))
 
     def restore(self, upload_id: str, part: Part, recorded: int) -> None:

@@ -121,31 +121,28 @@ class Reception:
 
     def _announce(self, upload: Upload) -> Upload:
         """Compare what this request says with what earlier ones said, before its first byte is read."""
-        said = {upload.length, self.portion.upload_length, self.portion.implied_length} - {None}
-        arriving = self.portion.content_length
-        if arriving is not None and self.portion.offset + arriving > self._limit(upload.length):
-            raise self._beyond(upload.length)
+        told = (upload.length, self.portion.upload_length, self.portion.implied_length)
+        said = {length for length in told if length is not None}
         if len(said) > 1:
             raise Malformed(
-                f"the upload's length was announced as {upload.length or self.portion.upload_length} bytes and this "
-                f"request makes it {self.portion.implied_length}; continue at Upload-Offset: {self.portion.offset}",
+                f"the upload's length is said to be {' and '.join(map(str, sorted(said)))} bytes; "
+                f"go on at offset {self.portion.offset} with one of them",
                 code="inconsistent_upload_length",
             )
-        if said and upload.length is None:
-            upload.length = said.pop()
-            self._limit_check(upload.length)
-        self._update(length=upload.length, expected_sha256=self.portion.expected_sha256 or upload.expected_sha256)
+        length = next(iter(said), None)
+        end = max(self.portion.offset + (self.portion.content_length or 0), length or 0)
+        if end > self._limit(length):
+            raise self._beyond(length)
+        self._update(length=length, expected_sha256=self.portion.expected_sha256 or upload.expected_sha256)
+        upload.length = length
         return upload
 
-    def _limit_check(self, length: int | None) -> None:
-        if length is not None and length > self.services.settings.max_upload_bytes:
-            raise self._beyond(None)
-
     def _limit(self, length: int | None) -> int:
-        return self.services.settings.max_upload_bytes if length is None else length
+        largest = self.services.settings.max_upload_bytes
+        return largest if length is None else min(length, largest)
 
     def _beyond(self, length: int | None) -> Malformed | TooLarge:
-        if length is None:
+        if length is None or length > self.services.settings.max_upload_bytes:
             return TooLarge(f"an upload may have at most {self.services.settings.max_upload_bytes} bytes")
         return Malformed(
             f"the request carries bytes beyond the announced length of {length}; none of it was kept",

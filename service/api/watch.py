@@ -16,6 +16,7 @@ import anyio
 from anyio.to_thread import run_sync
 from sqlalchemy import bindparam, select
 
+from service.api.job_views import JobRow
 from service.contract.database import Database
 from service.contract.records import JobRecord
 
@@ -62,11 +63,11 @@ class Watch:
             self._seen = await run_sync(self._versions, list(self._waiting))
 
     def _versions(self, job_ids: Sequence[str]) -> Mapping[str, Version | None]:
-        with self._database.read() as session:
-            rows = session.execute(VERSIONS, {"ids": job_ids}).all()
+        with self._database.glance() as connection:
+            rows = connection.execute(VERSIONS, {"ids": job_ids}).all()
         return dict.fromkeys(job_ids) | {job_id: tuple(version) for job_id, *version in rows}
 
 
-def version_of(job: JobRecord) -> Version:
+def version_of(job: JobRow) -> Version:
     """Return what changes whenever a job does."""
     return job.state, job.epoch, job.updated_at

@@ -121,6 +121,7 @@ def jobs_waiting_for(session: Session, resource_id: str) -> Sequence[str]:
             JobRecord.state == S.QUEUED,
             JobRecord.waiting_for.is_not(None),
         )
+        .order_by(JobRecord.id)  # two inspections that end at once lock the jobs in one order
     ).all()
 
 
@@ -318,6 +319,6 @@ def sweep(session: Session, max_attempts: int) -> list[str]:
         fault = DeadlineExceeded("the deadline passed while the job waited for a worker").fault()
         _end(session, job_id, S.FAILED, [S.QUEUED], error=fault)
     waiting = select(JobRecord.id).where(JobRecord.state == S.QUEUED, JobRecord.waiting_for.is_not(None))
-    for job_id in session.scalars(waiting).all():
+    for job_id in session.scalars(waiting.order_by(JobRecord.id)).all():
         settle_inputs(session, job_id)
     return list(session.scalars(oldest_queued()))

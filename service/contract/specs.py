@@ -27,7 +27,8 @@ from service.contract.catalogue import (
 
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
-Labels = Annotated[dict[Label, Annotated[str, Field(max_length=255)]], Field(max_length=32)]
+LabelValue = Annotated[str, Field(max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]  # PostgreSQL searches no NUL
+Labels = Annotated[dict[Label, LabelValue], Field(max_length=32)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Id = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{26}$")]
 UploadId = Annotated[str, Field(pattern=r"^upl_[0-9a-z]{26}$", examples=["upl_01ktcz5vwm9j6p2n4qe8rhsxtb"])]

@@ -18,19 +18,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workers.graph.components import Components
 from workers.graph.cost import graph_cost
-from workers.graph.labels import PINNED, LabelArray
+from workers.graph.footprints import CHANNELS, HEADS, WIDTH, Footprint, candidates
+from workers.graph.labels import PINNED, LabelArray, varying
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.ledger import Ledger
 from workers.graph.rectangles import equal_labels, resolve
 from workers.graph.rules import read_network
 from workers.graph.sites import Reading
+from workers.graph.tensor_meta import TensorMeta
 from workers.graph.unit_cost import CostModel, Kept, Size, cost_model
 
-CHANNELS, HEADS, WIDTH = "channels", "heads", "head width"
 SUFFIX = {CHANNELS: "", HEADS: ":heads", WIDTH: ":width"}
 
 
@@ -110,6 +110,22 @@ class Groups(Mapping[str, Group]):
         """Parameters and MACs of the network that `remove` would give, exactly, without making it."""
         return self.cost.size(self.cost.left_by(self.kept(selection)))
 
+    def masks(self, selection: Mapping[str, Sequence[int]]) -> dict[str, Kept]:
+        """Node -> where its value stays when the selected units go; True where it stays, and broadcastable to it.
+
+        For setting units to zero without surgery. Nodes are left out in which nothing goes, and those in which
+        channels are mixed with an axis that is dynamic, such as (batch x heads, width): what flows into them is zero.
+        """
+        kept = self.kept(selection)
+        found = {}
+        for node, labels in self.reading.values.items():
+            meta = node.meta.get("val")
+            if isinstance(labels, np.ndarray) and isinstance(meta, TensorMeta):
+                static = all(isinstance(meta.shape[axis], int) for axis in varying(labels))
+                if static and not kept[labels].all():
+                    found[node.name] = kept[labels]
+        return found
+
 
 def check_units(groups: Groups, name: str, chosen: Sequence[int]) -> None:
     """`ValueError` where `name` is no group, or a chosen unit is none of its units."""
@@ -140,64 +156,6 @@ def find_groups(network: LayerGraph) -> Groups:
             groups[name] = describe(name, kind, members, partition, footprint, ledger, cost)
     size = cost.size([labels.size for labels in cost.arrays])
     return Groups(groups, pinned_channels(ledger, components), size, reading, units, roots, cost)
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """The arrays in which alike units stand, and how often each unit does; by the arrays' places in the cost model."""
-
-    arrays: tuple[int, ...]
-    counts: tuple[int, ...]
-    units: LabelArray  # their roots
-
-
-def candidates(ledger: Ledger, components: Components, cost: CostModel) -> list[tuple[str, Footprint, LabelArray]]:
-    """Groups as (kind, footprint, partition), in the order in which the graph meets them.
-
-    From the partition by width come only groups inside heads; everything else is the same in both.
-    """
-    found = []
-    for heads in (True, False):
-        partition = resolve(ledger, components, heads=heads)
-        rows, columns = kinds(ledger, partition)
-        for footprint in footprints(cost.arrays, len(ledger.slots), partition):
-            first = footprint.units[0]
-            kind = HEADS if rows[first] else WIDTH if columns[first] else CHANNELS
-            if heads or kind == WIDTH:
-                found.append((kind, footprint, partition))
-    return sorted(found, key=lambda one: one[1].arrays[0])
-
-
-def kinds(ledger: Ledger, partition: LabelArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For every label, whether it is the root of a head, or of a part of the width inside heads."""
-    rows, columns = np.zeros(len(partition), dtype=bool), np.zeros(len(partition), dtype=bool)
-    for rectangle in ledger.rectangles:
-        if rectangle.heads is not None:
-            roots = partition[rectangle.labels]
-            across = (roots == roots.take([0], rectangle.heads)).all()
-            (columns if across else rows)[roots] = True
-    return rows, columns
-
-
-def footprints(arrays: Sequence[LabelArray], num_slots: int, roots: LabelArray) -> list[Footprint]:
-    """Units that stand in the same arrays equally often."""
-    where = np.repeat(np.arange(len(arrays)), [labels.size for labels in arrays])
-    which = np.concatenate([roots[labels].reshape(-1) for labels in arrays]) if arrays else where
-    both, counts = np.unique(which * len(arrays) + where, return_counts=True)
-    units, places = np.divmod(both, max(len(arrays), 1))
-    starts = np.flatnonzero(np.diff(units, prepend=-1))
-    ends = [*starts[1:].tolist(), len(units)]
-    rows = np.stack([places, counts], 1)
-    alike: dict[bytes, list[int]] = defaultdict(list)  # the rows of a unit, as bytes -> where their first stands
-    for start, end in zip(starts.tolist(), ends, strict=True):
-        # A unit that holds nothing of any tensor is not to be pruned; nor is what is pinned.
-        if units[start] != PINNED and places[start] < num_slots:
-            alike[rows[start:end].tobytes()].append(start)
-    found = []
-    for row, firsts in alike.items():
-        pairs = np.frombuffer(row, dtype=rows.dtype).reshape(-1, 2)
-        found.append(Footprint(tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist()), units[firsts]))
-    return found
 
 
 def members_of(ledger: Ledger, roots: LabelArray, footprint: Footprint) -> tuple[Member, ...]:

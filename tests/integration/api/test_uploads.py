@@ -352,7 +352,8 @@ def test_of_two_writers_one_writes_and_the_other_is_told(served: Served) -> None
     with httpx.Client(base_url=served.client.base_url, headers=headers) as second:
         time.sleep(0.1)
         refused = append(second, url, 0, b"intruder", last=True)
-        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        assert (refused.status_code, refused.json()["code"]) == (409, "upload_being_written")
+        assert refused.json()["retryable"]
         assert second.delete(url).status_code == 409
     finish.set()
     writer.join(20)

@@ -223,6 +223,25 @@ def test_an_operator_without_a_rule_pins_what_reaches_it_and_is_named(tmp_path: 
     assert notes[0].num_channels == 8
 
 
+class WrittenOver(nn.Module):
+    """A network that writes over memory which it looks at again through another value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu())
+        x[:, :4].mul_(2.0)
+        return self.third(x)
+
+
+def test_channels_whose_memory_is_written_over_are_pinned(tmp_path: Path) -> None:
+    groups = find_groups(lifted(WrittenOver(), (torch.randn(3, 4),), tmp_path))
+    assert {"mul_"} <= {note.operator for note in groups.pinned}
+    assert member(groups["second"], "second.weight", 0).indices.ravel().tolist() == [4, 5, 6, 7]
+
+
 def test_a_recurrent_layer_is_left_as_it_is() -> None:
     groups = groups_of("lstm")
     assert not groups
@@ -256,3 +275,12 @@ def test_a_group_or_unit_that_does_not_exist_is_refused() -> None:
         groups.kept({"conv9": [0]})
     with pytest.raises(ValueError, match="group conv1 has units 0 to 5, and no 6"):
         groups.kept({"conv1": [6]})
+
+
+def test_masks_say_where_units_appear() -> None:
+    masks = groups_of("unet").masks({"down1": [1]})
+    assert masks["conv2d"].shape == (1, 8, 1, 1)
+    assert masks["conv2d"].ravel().tolist() == [True, True, False, False, True, True, True, True]
+    joined = [mask for name, mask in masks.items() if name.startswith("cat")]
+    assert [mask.ravel().tolist()[:4] for mask in joined] == [[True, True, False, False]]
+    assert groups_of("unet").masks({}) == {}

@@ -182,6 +182,24 @@ def test_a_pruned_network_trains_and_exports_with_its_dynamic_batch(name: str) -
         torch.testing.assert_close(first(pruned(*more))[: len(inputs[0])], first(pruned(*inputs)))
 
 
+def test_lengths_that_were_free_stay_free(tmp_path: Path) -> None:
+    network, (given,) = specimen("torch_encoder")
+    with quiet():
+        free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+        torch.export.save(torch.export.export(network.eval(), (given,), dynamic_shapes=(free,)), tmp_path / "free.pt2")
+    original = in_double(lift(read_pt2(tmp_path / "free.pt2")))
+    groups = find_groups(original)
+    heads = {name: [0, 2] for name, group in groups.items() if group.kind == "heads"}
+    assert heads
+    pruned = remove(original, heads, groups)
+    for name in heads:  # a head whose output nothing reads is as good as one that is not there
+        for one in groups[name].members:
+            if one.tensor.endswith("out_proj.weight"):
+                original.get_parameter(one.tensor).data[:, one.indices[[0, 2]].ravel()] = 0
+    longer = torch.randn(5, 11, 16, dtype=torch.float64)
+    torch.testing.assert_close(pruned(longer), original(longer))
+
+
 def test_surgery_leaves_the_original_the_names_and_the_kinds_of_layers_as_they_were() -> None:
     network, inputs = read("vit")
     before, state = network(*inputs), {name: value.clone() for name, value in network.state_dict().items()}

@@ -66,6 +66,13 @@ def test_a_registered_student_must_be_of_its_teachers_shape() -> None:
     assert wrong(TEACHER, DATASET, asked, smaller) == ["/student/model"]
 
 
+def test_a_student_takes_what_it_leaves_open_from_what_was_found_of_its_teacher() -> None:
+    student = Architecture.model_validate({"name": "mlp", "options": {"num_classes": 5}})
+    found = completed(student, TEACHER).options
+    assert (list(found.input_shape or ()), found.num_classes) == (input_shape_of(TEACHER), 5)
+    assert completed(student, {}) == student
+
+
 @pytest.mark.parametrize(
     ("splits", "config", "pointers"),
     [
