@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _for_people() -> structlog.dev.ConsoleRenderer:
     # The default formatter prints local variables, and with them keys.
-    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure_logging(settings: Settings) -> None:

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 from structlog import get_logger
 
 from service.contract.database import Database
 from service.contract.errors import NotFound
-from service.contract.records import JobRecord
 from service.contract.resources import unreferenced
 from service.contract.storage import Storage, StoredFile, hash_file
 
@@ -79,16 +76,10 @@ def restore(storage: Storage, wanted: Checkpoint, folder: Path) -> tuple[Path | 
     return None, None, complaints
 
 
-def discard(database: Database, storage: Storage, job_id: str, digests: Sequence[str]) -> None:
-    """Delete those stored files that nothing refers to any more, the second last checkpoint of another job neither."""
+def discard(database: Database, storage: Storage, digests: Sequence[str]) -> None:
+    """Delete those stored files that nothing refers to any more."""
     if not digests:
         return
     with database.write() as session:  # nobody can begin to refer to them before they are gone
         for digest in unreferenced(session, digests):
-            if not _is_second_last_of_another(session, job_id, digest):
-                storage.delete(digest)
-
-
-def _is_second_last_of_another(session: Session, job_id: str, digest: str) -> bool:
-    same = JobRecord.checkpoint["previous"]["sha256"].as_string() == digest
-    return session.scalar(select(JobRecord.id).where(JobRecord.id != job_id, same).limit(1)) is not None
+            storage.delete(digest)

@@ -30,7 +30,7 @@ class Chronicle:
     """Writes for one attempt at a job; `checkpoint` is the last that was recorded."""
 
     def __init__(self, station: Station, tenure: Tenure[Any], job: JobRecord) -> None:
-        self._station, self._tenure, self._job_id = station, tenure, job.id
+        self._station, self._tenure = station, tenure
         self.checkpoint = checkpoints.recorded(job.checkpoint)
         self._kept = set(self.checkpoint.digests if self.checkpoint else [])
 
@@ -83,7 +83,7 @@ class Chronicle:
     def discard(self, digests: Sequence[str]) -> None:
         """Delete stored files that nothing refers to."""
         try:
-            checkpoints.discard(self._station.database, self._station.storage, self._job_id, digests)
+            checkpoints.discard(self._station.database, self._station.storage, digests)
         except (StillhouseError, OSError) as error:
             log.warning("files that nobody needs could not be deleted", digests=digests, error=str(error))
 

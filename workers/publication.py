@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import null
 from sqlalchemy.orm import Session
 
 from service.contract import jobs, resources
 from service.contract.errors import NotFound
-from service.contract.leases import fenced_update
 from service.contract.records import JobRecord
 from service.contract.storage import Storage, StoredFile
 from workers.pipe import Finished
@@ -35,7 +33,6 @@ def publish(
         model_id = resources.insert_result(
             session, job, name=result.name, declaration=result.declaration, facts=result.facts, files=files
         )
-        fenced_update(session, tenure.claim, checkpoint=null())  # nobody resumes from it any more
         jobs.publish(session, tenure.claim, model_id, result.report)
         _make_sure(storage, result.folder, files)
         return model_id

@@ -55,7 +55,7 @@ def fields_of(file: StoredFile, path: str) -> dict[str, str]:
 
 
 def _asked_range(request: Request, tag: str, size: int) -> tuple[int, int] | None:
-    """Return the range that counts: of a GET, and under an If-Range that names these bytes; dates and weak tags do not."""
+    """Return the range that counts: a GET's, unless an If-Range names other bytes; a date or a weak tag does."""
     if request.method != "GET" or request.headers.get("if-range", tag).strip() != tag:
         return None
     return requested_range(request.headers.get("range"), size)

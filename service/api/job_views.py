@@ -18,7 +18,6 @@ from service.contract.database import clock
 from service.contract.jobs import DONE
 from service.contract.records import JobRecord, JobState, WorkerRecord
 
-
 JobRow = JobRecord | Row[*tuple[Any, ...]]  # a job as an object, or as a plain row of its table
 
 

@@ -162,8 +162,7 @@ def delete_job(services: ServicesDep, caller: Submitter, job_id: str) -> Respons
     with services.database.write() as session:
         job = owned(session, JobRecord, job_id, caller, with_for_update=True)
         jobs.remove(session, job)
-    if job.checkpoint is not None:
-        release(services.database, services.storage, [job.checkpoint["sha256"]])
+    release(services.database, services.storage, jobs.checkpoint_digests(job))
     return Response(status_code=204)
 
 

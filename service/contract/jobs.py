@@ -12,7 +12,7 @@ Pausing is part of the state machine; no call of this version reaches it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, null, select, update
 from sqlalchemy.orm import Session
 
 from service.contract.database import clock
@@ -215,12 +215,22 @@ def report_checkpoint(session: Session, held: Claim, checkpoint: Mapping[str, An
     record_event(session, held.id, "checkpoint", step=checkpoint["step"], sha256=checkpoint["sha256"])
 
 
+def checkpoint_digests(job: JobRecord) -> list[str]:
+    """Return what a job's checkpoint, and the one before it, are stored under."""
+    return [] if job.checkpoint is None else [job.checkpoint["sha256"], *_previous_digest(job.checkpoint)]
+
+
+def _previous_digest(checkpoint: Mapping[str, Any]) -> list[str]:
+    previous = checkpoint.get("previous")
+    return [] if previous is None else [previous["sha256"]]
+
+
 def publish(session: Session, held: Claim, model_id: str, report: Mapping[str, Any]) -> None:
     """The result counts from here. Raises LeaseLost, and then nothing of it stays."""
     running = JobRecord.state.in_([S.RUNNING, S.PAUSING])
     fenced_update(
         session, held, running, state=S.SUCCEEDED, result_model_id=model_id, report=dict(report), error=None,
-        finished_at=clock(), lease_until=None, reason=None,
+        finished_at=clock(), lease_until=None, reason=None, checkpoint=null(),
         progress={"fraction": 1.0, "step": None, "total_steps": None, "eta_seconds": 0.0, "updated_at": None},
     )  # fmt: skip
     record_event(session, held.id, "state", state=S.SUCCEEDED, model_id=model_id)

@@ -8,7 +8,7 @@ Inspection is leased like a job. What a job makes is a model like any other, rea
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.contract.database import clock
@@ -174,5 +174,10 @@ def unreferenced(session: Session, digests: Sequence[str]) -> list[str]:
 
 
 def _is_referenced(digest: str) -> Any:
-    in_file, in_upload = exists().where(File.sha256 == digest), exists().where(Upload.sha256 == digest)
-    return in_file | in_upload | exists().where(JobRecord.checkpoint["sha256"].as_string() == digest)
+    last = JobRecord.checkpoint["sha256"].as_string()
+    second_last = JobRecord.checkpoint["previous"]["sha256"].as_string()  # what is resumed from if the last is damaged
+    return (
+        exists().where(File.sha256 == digest)
+        | exists().where(Upload.sha256 == digest)
+        | exists().where(or_(last == digest, second_last == digest))
+    )

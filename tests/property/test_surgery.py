@@ -139,7 +139,7 @@ def draw_units(data: st.DataObject, groups: Groups) -> dict[str, list[int]]:
 
 
 @given(names=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=2, max_size=6), data=st.data())
-@settings(max_examples=14, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_a_pruned_network_is_exactly_the_original_with_those_units_at_zero(
     names: list[str], data: st.DataObject
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from workers.graph.labels import Shape, aligned, reshaped
+from workers.graph.labels import Shape, aligned, first_of, reshaped
 from workers.graph.sites import Held, Site, Value
 from workers.graph.unknown import unknown
 
@@ -124,7 +124,7 @@ def pixel_unshuffle(site: Site) -> Value:
         site.fix(labels, axis, "rearranges this axis")
     if labels is None or labels.shape[channel] == 1:
         return None
-    return np.repeat(labels, factor * factor, channel)
+    return np.repeat(first_of(labels, [channel + 1, channel + 2]), factor * factor, channel)
 
 
 def channel_shuffle(site: Site) -> Value:

@@ -93,3 +93,64 @@ def test_segments_are_the_finest_runs_of_equally_many_elements() -> None:
     assert list(segments((2, 3, 4), (6, 2, 2))) == [([0, 1], [0]), ([2], [1, 2])]
     assert list(segments((5, 1), (5,))) == [([0], [0]), ([1], [])]
     assert list(segments((), (1, 1))) == [([], [0]), ([], [1])]
+
+
+def looks(x: Tensor) -> dict[str, Any]:
+    """Operators of every other kind on a tensor (B, 5, 24), in forms that are seldom written."""
+    picture, heads = x.unflatten(-1, (2, 12)).transpose(1, 2), x.view(x.shape[0], 5, 4, 6)
+    return {
+        "max of an axis": x.max(1).values,
+        "max of two": torch.max(x, x + 1),
+        "median": x.median(-1).values,
+        "std": x.std(-1, keepdim=True),
+        "var and mean": torch.var_mean(x, dim=(1, 2), correction=1),
+        "norm": torch.linalg.vector_norm(x, dim=-1),
+        "mean of all": x.mean(),
+        "amax of places": x.amax(1),
+        "logsumexp": heads.logsumexp(-1),
+        "cumsum": x.cumsum(1),
+        "roll": x.roll(2, 1),
+        "tril": torch.tril(heads),
+        "softmax of places": x.softmax(1),
+        "log_softmax": x.log_softmax(-1),
+        "product of places": x @ x.mT,
+        "product of channels": x.mT @ x,
+        "vector": x @ x[0, 0],
+        "pool": F.avg_pool1d(x, 2),
+        "pool of pictures": F.adaptive_max_pool2d(picture, 2),
+        "interpolation": F.interpolate(picture, scale_factor=2.0, mode="bilinear"),
+        "reflection": F.pad(x, (2, 2), mode="reflect"),
+        "gather": x.gather(1, torch.zeros(x.shape[0], 1, 24, dtype=torch.int64)),
+        "index behind an axis": x[:, torch.tensor([0, 2])],
+        "where": torch.where(x > 0, x, 0.0),
+        "clamp": x.clamp(min=x.mean(-1, keepdim=True)),
+        "hstack": torch.hstack([x, x]),
+        "layer norm without weights": F.layer_norm(x, (24,)),
+        "layer norm of two axes": F.layer_norm(x, (5, 24)),
+        "instance norm": F.instance_norm(x),
+        "unfused": F.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(5, 5)),
+        "einsum of one": torch.einsum("btc->bc", x),
+        "pixel unshuffle": F.pixel_unshuffle(picture[..., :4, :4], 2),
+        "channel shuffle": F.channel_shuffle(picture.transpose(1, 2)[:, :4], 2),
+    }
+
+
+class Looks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 24)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        results = looks(self.layer(x)).values()
+        return tuple(part for result in results for part in (result if isinstance(result, tuple) else (result,)))
+
+
+def test_labels_have_the_axes_of_their_tensor_whatever_the_operator(tmp_path: Path) -> None:
+    network = lift(read_pt2(export(Looks(), (torch.randn(2, 5, 3),), tmp_path / "looks.pt2")))
+    values = read_network(network).values
+    carrying = {node: labels for node, labels in values.items() if isinstance(labels, np.ndarray)}
+    assert len(carrying) > 20
+    for node, labels in carrying.items():
+        shape = node.meta["val"].example_shape
+        assert labels.ndim == len(shape), node
+        assert all(size in {1, full} for size, full in zip(labels.shape, shape, strict=True)), node

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from service.contract.compatibility import check
+from service.contract.compatibility import check, completed, input_shape_of
 from service.contract.errors import Invalid
-from service.contract.specs import DistillSpec
+from service.contract.specs import Architecture, DistillSpec
 
 TEACHER: dict[str, Any] = {
     "inputs": [{"name": "x", "shape": ["batch", 1, 8, 8], "dtype": "float32"}],
