@@ -7,6 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DATA ?= stillhouse-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
+BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups
 
 .PHONY: setup demo serve test lint format types imports tests bench clean
 
@@ -45,7 +46,7 @@ tests: setup
 	$(BIN)/python -m pytest
 
 bench: setup ## every benchmark, one after the other
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo-output

@@ -1,6 +1,6 @@
 """How soon a submitted job runs, and how many polls a second the API answers.
 
-    python benchmarks/responsiveness.py [--jobs 8] [--seconds 6]
+    python -m benchmarks.responsiveness [--jobs 8] [--seconds 6]
 
 Two ratios, each against a baseline of the same run:
 - submit-to-running against a fresh process that imports torch, which is what a worker without a
@@ -20,8 +20,8 @@ from collections.abc import Callable
 import httpx
 import numpy as np
 from safetensors.torch import save
-from stack import Stack, serving
 
+from benchmarks.stack import Stack, serving
 from workers.students.architectures import build
 
 BARE = """

@@ -1,6 +1,6 @@
 """How much memory the API takes while 1 GiB arrives: peak resident set, before and during one upload.
 
-    python benchmarks/upload_memory.py [--mib 1024]
+    python -m benchmarks.upload_memory [--mib 1024]
 
 Linux keeps a process's peak (VmHWM), and forgets it when 5 is written to /proc/PID/clear_refs.
 """
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-from stack import serving
+
+from benchmarks.stack import serving
 
 MIB = 2**20
 
