@@ -14,7 +14,8 @@ def test_the_whole_story_in_curl_works_as_written(stack: Stack, tmp_path: Path) 
     story = "\n".join(re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL))
     assert story.count("$STILLHOUSE_URL/v1/") > 6
     quick = story.replace("train_teacher.py example", "train_teacher.py example --epochs 1")
-    assert quick != story
+    quick = quick.replace('"epochs": 3', '"epochs": 1')
+    assert quick.count("--epochs 1") == quick.count('"epochs": 1') == 1
     for name in (".venv", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run(
