@@ -212,7 +212,7 @@ def attempts(folder: Path) -> dict[str, Callable[[], Any]]:
         "list a folder outside": lambda: list(folder.iterdir()),
         "read the parent's environment": Path(f"/proc/{parent}/environ").read_bytes,
         "read the parent's memory": lambda: Path(f"/proc/{parent}/mem").open("rb"),
-        "reach a file through the parent's root": lambda: list(Path(f"/proc/{parent}/root/").iterdir()),
+        "reach a file through the parent's root": lambda: list(Path("/proc", str(parent), "root").iterdir()),
         "write a file outside": lambda: write_into(secret),
         "make a file outside": lambda: write_into(folder / "new"),
         "make a file in the system's scratch folder": lambda: tempfile.TemporaryFile(dir="/dev/shm").close(),
