@@ -33,6 +33,7 @@ from service.api.authentication import Authentication
 from service.api.deps import Services
 from service.api.doorbell import Doorbell
 from service.api.idempotency import InFlight
+from service.api.leaving import called_before_stopping
 from service.api.part_files import PartFiles
 from service.api.watch import Watch
 from service.contract.database import Database
@@ -40,11 +41,11 @@ from service.contract.queue import create_celery
 from service.contract.settings import Settings
 from service.contract.storage import open_storage
 
-ROUTERS: tuple[APIRouter, ...] = (
+ROUTERS: tuple[APIRouter, ...] = (  # in the order in which a path is matched: what is polled comes first
+    jobs.router,
     uploads.router,
     models.router,
     datasets.router,
-    jobs.router,
     events.router,
     series.router,
     outcomes.router,
@@ -79,10 +80,11 @@ def assemble(settings: Settings) -> Services:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    async with anyio.create_task_group() as group:
-        group.start_soon(expiry.keep_expiring, services)
-        yield
-        group.cancel_scope.cancel()
+    with called_before_stopping(services.watch.close):
+        async with anyio.create_task_group() as group:
+            group.start_soon(expiry.keep_expiring, services)
+            yield
+            group.cancel_scope.cancel()
     await run_sync(services.doorbell.close)
     await run_sync(services.database.close)
 

@@ -6,14 +6,14 @@ files give the same bytes. Memory holds one chunk at a time.
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from service.api.conditional import unchanged
 from service.api.documents import answers, bytes_answer, header
-from service.contract.storage import LocalStorage, StoredFile
+from service.api.outflow import Outflow
+from service.contract.storage import Chunks, LocalStorage, StoredFile
 
 ZIP = "application/zip"
 FIELDS = {
@@ -50,7 +50,7 @@ class Outlet:
         return content
 
 
-def zipped(storage: LocalStorage, files: Mapping[str, StoredFile]) -> Iterator[bytes]:
+def zipped(storage: LocalStorage, files: Mapping[str, StoredFile]) -> Chunks:
     """Yield a zip archive of the files, in chunks."""
     outlet = Outlet()
     with zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # needs only write
@@ -74,4 +74,4 @@ def archive_response(request: Request, storage: LocalStorage, name: str, files: 
     }
     if unchanged(request, fields["ETag"]):
         return Response(status_code=304, headers=fields)
-    return StreamingResponse(zipped(storage, files), headers=fields, media_type=ZIP)
+    return Outflow(zipped(storage, files), 200, fields, ZIP)

@@ -1,12 +1,12 @@
 """Files as they leave: strong tags (the SHA-256), conditions, ranges, and digests (RFC 9530)."""
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.api.byte_ranges import requested_range
 from service.api.conditional import is_another, unchanged
 from service.api.documents import Answers, bytes_answer, header, problems
+from service.api.outflow import Outflow
 from service.api.upload_fields import repr_digest
 from service.contract.errors import Internal, NotFound, PreconditionFailed
 from service.contract.resources import files_of
@@ -80,4 +80,4 @@ def file_response(request: Request, storage: LocalStorage, file: StoredFile, pat
         content = storage.read(file.sha256, start, stop)
     except NotFound as error:
         raise Internal(f"the bytes of {path} are missing from the storage") from error
-    return StreamingResponse(content, status, fields, BINARY)
+    return Outflow(content, status, fields, BINARY)

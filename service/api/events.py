@@ -158,10 +158,10 @@ async def _stream(services: Services, caller: Caller, job_id: str, cursor: int) 
             cursor = events[-1].id
             yield "".join(map(_frame, events))
             spoken = time.monotonic()
-        if is_last:
+        if is_last or services.watch.is_closed:
             return
         if time.monotonic() - spoken >= HEARTBEAT_SECONDS:
             yield ": heartbeat\n\n"
             spoken = time.monotonic()
         if len(events) < BATCH:
-            await services.watch.change(job_id, version, LOOK_SECONDS)
+            await services.watch.change(job_id, version, min(LOOK_SECONDS, HEARTBEAT_SECONDS))

@@ -69,8 +69,9 @@ async def wait_for_change(
 async def _changed(
     request: Request, services: Services, caller: Caller, view: JobView, version: Version, deadline: float
 ) -> JobView:
-    while (left := deadline - time.monotonic()) > 0 and not await request.is_disconnected():
-        if await services.watch.change(view.id, version, min(left, CONNECTION_SECONDS)):
+    watch = services.watch
+    while not watch.is_closed and (left := deadline - time.monotonic()) > 0 and not await request.is_disconnected():
+        if await watch.change(view.id, version, min(left, CONNECTION_SECONDS)):
             latest, version = await run_sync(_load, services, caller, view.id)
             if latest != view:
                 return latest

@@ -1,17 +1,17 @@
 """What a job leaves to read: its report when it succeeded, and its log as plain text."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import RootModel
 
 from service.api.conditional import conditional_response
 from service.api.deps import Reader, Services, ServicesDep, owned
 from service.api.documents import ETAG, answers, problems, text_answer
 from service.api.events import events_after
+from service.api.outflow import Outflow
 from service.api.times import rfc3339
 from service.contract.errors import Conflict
 from service.contract.jobs import DONE
@@ -60,7 +60,7 @@ def _line(event: Event) -> str:
     return f"{rfc3339(event.at)} {event.kind:<8} {safe}\n"
 
 
-def _lines(services: Services, job_id: str) -> Iterator[str]:
+def _lines(services: Services, job_id: str) -> Generator[str, None, None]:
     cursor = 0
     while True:
         with services.database.read() as session:
@@ -80,4 +80,4 @@ def job_logs(services: ServicesDep, caller: Reader, job_id: str) -> Response:
     """Show what a job said and what happened to it, as plain text."""
     with services.database.read() as session:
         owned(session, JobRecord, job_id, caller)
-    return StreamingResponse(_lines(services, job_id), media_type="text/plain; charset=utf-8")
+    return Outflow(_lines(services, job_id), 200, {}, "text/plain; charset=utf-8")

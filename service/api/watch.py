@@ -33,17 +33,25 @@ class Watch:
         self._waiting: Counter[str] = Counter()
         self._seen: Mapping[str, Version | None] = {}  # None: there is no such job any more
         self._looked_at = -float("inf")
+        self.is_closed = False
 
     async def change(self, job_id: str, known: Version, seconds: float) -> bool:
-        """Wait until the job is another than the `known`, for so many seconds at most; return whether it is."""
+        """Wait until the job is another than the `known`, for so many seconds at most; return whether it is.
+
+        A watch that was closed waits no more.
+        """
         deadline = time.monotonic() + seconds
         with self._watching(job_id):
-            while (left := deadline - time.monotonic()) > 0:
+            while not self.is_closed and (left := deadline - time.monotonic()) > 0:
                 await anyio.sleep(min(self._poll_seconds, left))
                 await self._look()
                 if self._seen.get(job_id, known) != known:
                     return True
         return False
+
+    def close(self) -> None:
+        """Send everybody home, because the process is about to end."""
+        self.is_closed = True
 
     @contextmanager
     def _watching(self, job_id: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 from service.contract.errors import NotFound, Unavailable
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18  # a download holds a few of them, and hundreds may go out at once
 SHA256 = re.compile(r"[0-9a-f]{64}")
+Chunks = Generator[bytes, None, None]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Storage(Protocol):
     def size(self, sha256: str) -> int:
         """Return the size in bytes. Raises NotFound."""
 
-    def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `stop` in chunks. Raises NotFound before the first."""
+    def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Chunks:
+        """Yield the bytes from `start` up to `stop` in chunks; who stops early closes it. Raises NotFound at once."""
 
     def fetch(self, sha256: str, destination: Path) -> None:
         """Place the file at the local path `destination`; it is read-only there."""
@@ -115,11 +116,11 @@ class LocalStorage:
         except FileNotFoundError:
             raise NotFound(f"the storage holds no file {sha256}") from None
 
-    def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Chunks:
         self.size(sha256)
         return self._chunks(sha256, start, stop)
 
-    def _chunks(self, sha256: str, start: int, stop: int | None) -> Iterator[bytes]:
+    def _chunks(self, sha256: str, start: int, stop: int | None) -> Chunks:
         with self.path(sha256).open("rb") as file:
             file.seek(start)
             left = (self.size(sha256) if stop is None else stop) - start

@@ -97,8 +97,10 @@ def check_interface(network: LayerGraph) -> None:
         refuse(f"The model returns {len(network.outputs)} tensors; expected one, of logits (batch, classes).")
     ((name, takes),), (returns,) = network.inputs.items(), network.outputs
     for what, tensor in ((f"input {name}", takes), ("output", returns)):
-        if short(tensor.dtype) != "float32":
+        if tensor.dtype.is_floating_point and short(tensor.dtype) != "float32":
             refuse(f"The {what} has type {short(tensor.dtype)}; expected float32: model.float().", "dtype_refused")
+        if not tensor.dtype.is_floating_point:
+            refuse(f"The {what} has type {short(tensor.dtype)}; this version takes float32 alone.", "dtype_refused")
     if len(takes.shape) < 2:
         refuse(f"The input {name} has {len(takes.shape)} dimensions; expected (batch, …).")
     check_batch(name, takes)

@@ -352,6 +352,11 @@ def test_a_long_poll_that_saw_nothing_is_a_304(house: House) -> None:
     assert (answer.status_code, answer.headers["Preference-Applied"]) == (304, "wait=1")
 
 
+def test_preferences_may_come_in_several_lines(house: House) -> None:
+    answer = house.ann.get(f"/v1/jobs/{house.job()}", headers=[("Prefer", "respond-async"), ("Prefer", "wait=0")])
+    assert answer.headers["Preference-Applied"] == "wait=0"
+
+
 def test_a_long_poll_does_not_wait_for_what_is_known_or_done(house: House) -> None:
     job = house.job()
     began = time.monotonic()

@@ -1,14 +1,19 @@
 import hashlib
 import io
+import os
+import socket
+import time
 import zipfile
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.contract.errors import InputRejected
 from service.contract.leases import Claim
 from service.contract.resources import claim_inspection, reject
-from tests.integration.api.house import DATASET_FACTS, MODEL_FACTS, House
+from tests.integration.api.house import DATASET_FACTS, MODEL_FACTS, House, Served
 
 LENET = {"name": "lenet5", "options": {"input_shape": [1, 28, 28], "num_classes": 10}}
 
@@ -207,6 +212,45 @@ def test_conditions_name_the_digest(house: House, url: str) -> None:
     assert house.ann.get(url, headers={"Range": "bytes=0-1", "If-Range": f"W/{tag}"}).status_code == 200
     assert house.ann.get(url, headers={"If-Match": '"other"'}).status_code == 412
     assert house.ann.get(url, headers={"If-Match": tag}).status_code == 200
+    assert house.ann.get(url, headers={"If-Match": f"W/{tag}"}).status_code == 412
+
+
+def test_a_list_of_tags_may_come_in_several_lines(house: House, url: str) -> None:
+    tag = f'"{FILE_SHA}"'
+    assert house.ann.get(url, headers=[("If-None-Match", '"other"'), ("If-None-Match", tag)]).status_code == 304
+    assert house.ann.get(url, headers=[("If-Match", '"other"'), ("If-Match", tag)]).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["bytes=0-3", "bytes=99999-"])
+def test_ranges_are_of_downloads_alone(house: House, url: str, field: str) -> None:
+    answer = house.ann.head(url, headers={"Range": field})
+    assert (answer.status_code, answer.headers["Content-Length"]) == (200, "2560")
+
+
+def test_a_download_that_is_left_in_the_middle_closes_its_file(served: Served) -> None:
+    model = served.house.model(b"x" * 30_000_000)
+    (stored,) = served.client.get(f"/v1/models/{model}").json()["files"]
+    path = served.house.services.storage.path(stored["sha256"])
+    headers = dict(served.client.headers)
+    small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)]  # else the system may take in the whole file at once
+    for rest in ("files/model.safetensors", "archive"):
+        with (
+            httpx.Client(
+                base_url=served.client.base_url, headers=headers, transport=httpx.HTTPTransport(socket_options=small)
+            ) as client,
+            client.stream("GET", f"/v1/models/{model}/{rest}") as answer,
+        ):
+            chunks = answer.iter_raw()  # kept, since letting go of it closes the connection
+            next(chunks)
+            assert is_open(path)
+        deadline = time.monotonic() + 10
+        while is_open(path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_open(path)
+
+
+def is_open(path: Path) -> bool:
+    return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
 
 
 def test_an_empty_file_has_no_satisfiable_range(house: House) -> None:
@@ -276,6 +320,9 @@ def test_lists_page_newest_first_and_filter(house: House) -> None:
         ("limit=201", "/query/limit"),
         ("page_token=!!", "/query/page_token"),
         ("page_token=WzEsIDVd", "/query/page_token"),
+        ("page_token=WzEsIm1kbF9cdWQ4MDAiXQ", "/query/page_token"),  # a lone surrogate, which no database takes
+        ("page_token=WzEsIlx1MDAwMCJd", "/query/page_token"),  # NUL, which PostgreSQL does not take
+        ("page_token=WzEsbnVsbF0", "/query/page_token"),
         ("label=nocolon", "/query/label"),
         ("label=%00:x", "/query/label"),
     ],

@@ -1,17 +1,21 @@
 """Every error has one shape, the framework's own included."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from service.api import documents
+from service.api import authentication, documents
+from service.api.authentication import MEMORY_SECONDS
 from service.api.errors import Problem
 from service.contract.records import ApiKey
-from service.keys import create_key, list_keys, revoke
+from service.keys import Caller, create_key, list_keys, revoke
 from tests.integration.api.house import House
+
+CALLER = Caller("key_x", "ann", frozenset({"read"}))
 
 
 def assert_problem(answer: Any, status: int, code: str) -> dict[str, Any]:
@@ -48,6 +52,19 @@ def test_a_body_that_is_no_json_is_a_problem(house: House, body: bytes) -> None:
     answer = house.ann.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in {400, 422}
     assert_problem(answer, answer.status_code, "malformed_request" if answer.status_code == 400 else "invalid_request")
+
+
+@pytest.mark.parametrize("body", [b'{"a":"\xff"}', b"[" * 100_000, b'{"seed":' + b"9" * 5000 + b"}"])
+def test_a_body_that_cannot_be_read_is_told_what_is_expected(house: House, body: bytes) -> None:
+    answer = house.ann.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert "send JSON in UTF-8" in assert_problem(answer, 400, "malformed_request")["detail"]
+
+
+def test_what_a_call_without_a_body_is_sent_is_beside_the_point(house: House) -> None:
+    job = house.job()
+    house.ann.post(f"/v1/jobs/{job}/cancel")
+    again = house.ann.post(f"/v1/jobs/{job}/retry", content=b"please", headers={"Content-Type": "text/plain"})
+    assert (again.status_code, again.json()["state"]) == (202, "queued")
 
 
 @pytest.mark.parametrize("body", ["[]", "3", "null", '"text"', '{"type": 3}', '{"type": null}'])
@@ -148,13 +165,23 @@ def test_a_key_allows_what_its_scopes_say(house: House) -> None:
     assert (asked(admin, "GET", "/v1/workers"), asked(admin, "POST", "/v1/uploads")) == (200, 201)
 
 
-def test_a_revoked_key_ends_at_once(house: House) -> None:
+def test_a_revoked_key_ends_within_a_second(house: House) -> None:
+    assert house.ann.get("/v1/jobs").status_code == 200
     with house.services.database.write() as session:
         keys = {key.owner: key.id for key in list_keys(session)}
         revoke(session, keys["ann"])
         revoke(session, keys["ann"])
+    time.sleep(MEMORY_SECONDS)
     assert house.ann.get("/v1/jobs").status_code == 401
     assert house.bob.get("/v1/jobs").status_code == 200
+
+
+def test_a_key_that_polls_is_looked_up_once_a_second(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(authentication, "authenticate", lambda _, token: asked.append(token) or CALLER)  # type: ignore[func-returns-value]  # appends, and goes on
+    monkeypatch.setattr(authentication, "MEMORY_SECONDS", 30.0)
+    assert [house.ann.get("/v1/jobs").status_code for _ in range(5)] == [200] * 5
+    assert asked == [house.keys["ann"]]
 
 
 def test_only_a_keys_hash_is_stored(house: House) -> None:

@@ -174,6 +174,14 @@ def test_bytes_beyond_the_announced_length_are_refused_and_not_kept(house: House
     assert append(house.ann, url, 3, b"45", last=True).json()["sha256"] == hashlib.sha256(b"12345").hexdigest()
 
 
+def test_a_refused_request_settles_no_length(house: House) -> None:
+    url = begin(house.ann)
+    append(house.ann, url, 0, b"12345")
+    refused = append(house.ann, url, 5, b"678", last=False, **{"Upload-Length": "6"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "inconsistent_upload_length")
+    assert append(house.ann, url, 5, b"678", last=True).json()["size"] == 8
+
+
 def test_two_lengths_that_differ_are_refused(house: House) -> None:
     answer = house.ann.post("/v1/uploads", content=b"12345", headers={"Upload-Length": "6"})
     assert (answer.status_code, answer.json()["code"]) == (400, "inconsistent_upload_length")

@@ -82,3 +82,10 @@ def test_identifiers_sort_by_the_time_of_their_making() -> None:
     time.sleep(0.002)
     assert first < new_id("job")
     assert len({new_id("job") for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\nb", "\x7f"])
+def test_a_label_holds_no_control_characters(value: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        DistillSpec.model_validate(JOB | {"labels": {"team": value}})
+    assert DistillSpec.model_validate(JOB | {"labels": {"team": "vision: α/β"}}).labels == {"team": "vision: α/β"}
