@@ -69,7 +69,7 @@ def list_keys(data: DataDir = None) -> None:
 
 @app.command("revoke")
 def revoke_key(key: Annotated[str, typer.Argument(metavar="KEY_ID")], data: DataDir = None) -> None:
-    """End a key at once."""
+    """End a key within a second."""
     from service.keys import revoke
 
     with local_database(data) as session:
