@@ -35,7 +35,10 @@ def serve(
     data: cli_keys.DataDir = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="How many jobs may run at a time.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many jobs may run at a time; left out, one for each GPU, at least one."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Also show the children's logs here.")] = False,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C."""

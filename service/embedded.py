@@ -23,10 +23,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from service.contract.errors import Invalid, Unavailable
 from service.contract.settings import Settings
 from service.data_folder import Say, absolute, exclusive, prepare, socket_in
+from service.gpus import environ_of_slot, visible_gpus
 from service.processes import Child, Command, Signals, Tail, stop
 
 START_SECONDS = 60.0
@@ -68,8 +70,11 @@ class Serving:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(data_dir: Path, host: str, port: int, num_workers: int, *, verbose: bool, say: Say, warn: Say) -> None:
-    """Run the stack until SIGINT or SIGTERM. Raises Invalid, Conflict and Unavailable before it is ready."""
+def serve(data_dir: Path, host: str, port: int, num_workers: int | None, *, verbose: bool, say: Say, warn: Say) -> None:
+    """Run the stack until SIGINT or SIGTERM. Raises Invalid, Conflict and Unavailable before it is ready.
+
+    `num_workers` jobs run at a time; None means one for each GPU, or one where there is none.
+    """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as resources:
         lock = resources.enter_context(exclusive(data_dir))
@@ -80,7 +85,7 @@ def serve(data_dir: Path, host: str, port: int, num_workers: int, *, verbose: bo
             socket_path = resources.enter_context(socket_in(given.data_dir))
         settings = absolute(given, socket_path)
         prepare(settings, is_public=not is_loopback(listener), say=say, warn=warn)
-        serving = Serving(settings, socket_path, num_workers, listener, lock)
+        serving = Serving(settings, socket_path, num_workers or max(1, len(visible_gpus())), listener, lock)
         signals = resources.enter_context(Signals())
         run(serving, signals, verbose=verbose, say=say, warn=warn)
 
@@ -149,15 +154,20 @@ def api(serving: Serving) -> Command:
 
 
 def workers(serving: Serving) -> list[Command]:
-    """One process for inspections, and one for each job that may run at a time."""
-    queues = {f"jobs-{number}": "jobs" for number in range(1, serving.num_workers + 1)}
-    stop_by = ((signal.SIGTERM, serving.settings.drain_seconds + 5.0), (signal.SIGQUIT, 5.0))
+    """One process for inspections, which needs no GPU, and one for each job that may run at a time."""
+    gpus = visible_gpus()
+    slots = range(1, serving.num_workers + 1)
     return [
-        _command(serving, f"worker-{name}", (*_module("celery"), "-A", "workers.app", "worker", "-Q", queue,
-                 "--pool=threads", "--concurrency=1", "-n", f"{name}@%h", "--without-gossip", "--without-mingle",
-                 "--loglevel", serving.settings.log_level), stop_by)
-        for name, queue in {"inspections": "inspections", **queues}.items()
-    ]  # fmt: skip
+        _worker(serving, "inspections", "inspections", environ_of_slot(1, [""]) if gpus else {}),
+        *(_worker(serving, f"jobs-{slot}", "jobs", environ_of_slot(slot, gpus)) for slot in slots),
+    ]
+
+
+def _worker(serving: Serving, name: str, queue: str, environ: Mapping[str, str]) -> Command:
+    arguments = ("-A", "workers.app", "worker", "-Q", queue, "--pool=threads", "--concurrency=1", "-n", f"{name}@%h",
+                 "--without-gossip", "--without-mingle", "--loglevel", serving.settings.log_level)  # fmt: skip
+    stop_by = ((signal.SIGTERM, serving.settings.drain_seconds + 5.0), (signal.SIGQUIT, 5.0))
+    return _command(serving, f"worker-{name}", (*_module("celery"), *arguments), stop_by, environ=environ)
 
 
 def _module(name: str) -> tuple[str, ...]:
@@ -170,9 +180,12 @@ def _command(
     argv: tuple[str, ...],
     stop_by: tuple[tuple[signal.Signals, float], ...],
     pass_fds: tuple[int, ...] = (),
+    environ: Mapping[str, str] = MappingProxyType({}),
 ) -> Command:
     folder = serving.settings.data_dir
-    return Command(name, argv, serving.environ, folder, folder / "logs" / f"{name}.log", stop_by, pass_fds)
+    return Command(
+        name, argv, {**serving.environ, **environ}, folder, folder / "logs" / f"{name}.log", stop_by, pass_fds
+    )
 
 
 # Running ----------------------------------------------------------------------------------------------
