@@ -131,6 +131,20 @@ class Environment(_Data):
     versions: dict[str, str]
 
 
+class FileVerification(_Data):
+    """One file of the artifact, opened again in a fresh process by the tool that its user would take."""
+
+    file: str
+    sha256: str = Field(description="Of the bytes that were opened; the manifest gives the same.")
+    tool: str = Field(description="What opened and ran it.")
+    version: str = Field(description="Of the tool.")
+    examples: int = Field(description="Inputs of the evaluation split on which outputs were compared.")
+    max_abs_difference: float = Field(
+        description="The largest difference of a logit from the trained model's, on all examples and on one alone."
+    )
+    tolerance: float = Field(description="The most that it may be, or else the job fails.")
+
+
 class Report(_Data):
     """The final comparison."""
 
@@ -147,6 +161,9 @@ class Report(_Data):
     environment: Environment
     stages: tuple[StageOutcome, ...] = ()
     findings: tuple[Finding, ...] = ()
+    verification: tuple[FileVerification, ...] = Field(
+        (), description="How far the files that leave are from the trained model."
+    )
 
 
 ReportData = dict[str, Any]

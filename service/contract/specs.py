@@ -173,7 +173,7 @@ class SGD(Frozen):
         return self
 
 
-def _named(default: str) -> Discriminator:
+def named(default: str) -> Discriminator:
     """Choose the kind by `name`; options without a name belong to the default kind."""
 
     def name_of(options: Any) -> str:
@@ -182,7 +182,7 @@ def _named(default: str) -> Discriminator:
     return Discriminator(name_of)
 
 
-Optimizer = Annotated[Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")], _named("adamw")]
+Optimizer = Annotated[Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")], named("adamw")]
 
 
 class Cosine(Frozen):
@@ -211,7 +211,7 @@ class Constant(Frozen):
 
 Schedule = Annotated[
     Annotated[Cosine, Tag("cosine")] | Annotated[Step, Tag("step")] | Annotated[Constant, Tag("constant")],
-    _named("cosine"),
+    named("cosine"),
 ]
 
 
