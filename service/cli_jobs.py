@@ -124,6 +124,20 @@ def cancel(job: JobId) -> None:
 
 
 @app.command()
+def pause(job: JobId) -> None:
+    """Ask a job to give its worker free; it keeps what it has done."""
+    with connect() as client:
+        note(f"{job} is {client.pause(job)['state']}")
+
+
+@app.command()
+def resume(job: JobId) -> None:
+    """Queue a paused job again; it goes on where it stood."""
+    with connect() as client:
+        note(f"{job} is {client.resume(job)['state']}")
+
+
+@app.command()
 def retry(job: JobId) -> None:
     """Queue a failed or cancelled job again, under the same id."""
     with connect() as client:

@@ -180,6 +180,14 @@ class Client:
         """Ask a job to stop."""
         return self.connection.json("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True)
 
+    def pause(self, job_id: str) -> Json:
+        """Ask a job to give its worker free; it keeps what it has done."""
+        return self.connection.json("POST", f"/v1/jobs/{job_id}/pause", repeatable=True)
+
+    def resume(self, job_id: str) -> Json:
+        """Queue a paused job again."""
+        return self.connection.json("POST", f"/v1/jobs/{job_id}/resume", repeatable=True)
+
     def retry(self, job_id: str) -> Json:
         """Queue a failed or cancelled job again."""
         return self.connection.json("POST", f"/v1/jobs/{job_id}/retry")

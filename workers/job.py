@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from service.contract.specs import JobSpec
+from service.contract.specs import Job
 from workers.journal import Journal
+
+Spec_co = TypeVar("Spec_co", bound=Job, covariant=True)
 
 
 @dataclass(frozen=True)
-class JobContext:
+class JobContext(Generic[Spec_co]):
     """One attempt at a job."""
 
     job_id: str
-    spec: JobSpec
+    spec: Spec_co
     inputs: Mapping[str, Path]  # canonical folders by the ids that the spec names
     work_dir: Path  # for files of this attempt
     seed: int

@@ -1,15 +1,17 @@
 """What each type of job does: from its type to its pipeline, and to the stages that the pipeline passes through."""
 
 from collections.abc import Callable
+from typing import Any
 
-from service.contract.specs import JobSpec
+from service.contract.job_spec import JobSpec
 from workers import distill
 from workers.job import JobContext, JobResult
 
 __all__ = ["PIPELINES", "JobContext", "JobResult", "stages_of"]
 
-PIPELINES: dict[str, Callable[[JobContext], JobResult]] = {"distill": distill.distill}
-STAGES: dict[str, Callable[[JobSpec], tuple[str, ...]]] = {"distill": distill.stages_of}
+# Each takes the context and the spec of its own type.
+PIPELINES: dict[str, Callable[[Any], JobResult]] = {"distill": distill.distill}
+STAGES: dict[str, Callable[[Any], tuple[str, ...]]] = {"distill": distill.stages_of}
 
 
 def stages_of(spec: JobSpec) -> tuple[str, ...]:

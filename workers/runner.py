@@ -16,7 +16,7 @@ from structlog import get_logger
 from structlog.contextvars import bound_contextvars
 
 from service.contract.errors import Internal, OutOfMemory, StillhouseError
-from service.contract.specs import JobSpec
+from service.contract.job_spec import JobSpec
 from workers import logs
 from workers.formats import datasets as _datasets  # noqa: F401  imported for the readers forked after this
 from workers.formats import models as _models  # noqa: F401  as above

@@ -19,6 +19,7 @@ class Stop(StrEnum):
 
     LOST = "lost"  #: another worker may have it
     CANCEL = "cancel"  #: its owner asked
+    PAUSE = "pause"  #: its owner asked
     DEADLINE = "deadline"  #: it took too long
     DRAIN = "drain"  #: this worker is leaving
 
@@ -60,6 +61,8 @@ class StopWatch:
             self._seen = Stop.LOST
         elif found[0] == JobState.CANCELLING:
             self._seen = Stop.CANCEL
+        elif found[0] == JobState.PAUSING:
+            self._seen = Stop.PAUSE
         elif found[2]:
             self._seen = Stop.DEADLINE
 

@@ -162,8 +162,8 @@ class Supervision:
         if stop is Stop.LOST:
             raise LeaseLost(f"{held.id}: the lease ran out, or was given to another")
         log.info("job stopped", why=stop)
-        if stop is Stop.CANCEL:
-            write(lambda session: jobs.confirm_cancel(session, held))
+        if stop in (Stop.CANCEL, Stop.PAUSE):
+            write(lambda session: jobs.confirm_stop(session, held))
         elif stop is Stop.DEADLINE:
             fault = DeadlineExceeded(
                 "the deadline passed while the job ran; submit it again with a larger deadline_seconds"
@@ -175,7 +175,7 @@ class Supervision:
     def _hand_back(self) -> None:
         try:
             self.tenure.write(lambda session: jobs.hand_back(session, self.held, "its worker is shutting down"))
-        except LeaseLost:  # perhaps its owner cancelled it in the same moment
+        except LeaseLost:  # perhaps its owner cancelled or paused it in the same moment
             self._end_stopped(Stop.CANCEL)
         else:
             self.station.ring("jobs", self.held.id)

@@ -1,6 +1,5 @@
 """Routes that tell what can be asked for: names, and JSON Schemas of their options."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -8,7 +7,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.deps import Reader
-from service.contract.catalogue import ARCHITECTURES, CRITERIA, OBJECTIVES, PRESETS, Frozen
+from service.contract.catalogue import ARCHITECTURES, OBJECTIVES, PRESETS, Frozen
+from service.contract.criteria import CRITERIA
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -26,6 +26,23 @@ class ObjectiveEntry(Entry):
     """An objective."""
 
     presets: dict[str, dict[str, Any]] = Field(description="Named sets of options.")
+
+
+class CriterionEntry(Entry):
+    """A pruning criterion; a high score means keep."""
+
+    formula: str = Field(description="p is the output, p_i the output without unit i.")
+    cost: str = Field(description="What it takes.")
+    comparable: bool = Field(description="Whether scores can be ranked across layers.")
+    needs_labels: bool
+    needs_inputs: bool = Field(description="Whether it looks at calibration inputs.")
+
+
+class Criteria(BaseModel):
+    """All criteria; there is one page."""
+
+    items: list[CriterionEntry]
+    next_page_token: None = None
 
 
 class Catalogue(BaseModel):
@@ -52,21 +69,30 @@ def _entry(name: str, options: type[Frozen]) -> dict[str, Any]:
 
 
 @cache
-def _catalogue(kind: str) -> Catalogue:
-    tables: Mapping[str, Mapping[str, type[Frozen]]] = {"architectures": ARCHITECTURES, "criteria": CRITERIA}
-    return Catalogue(items=[Entry(**_entry(name, options)) for name, options in tables[kind].items()])
+def _architectures() -> Catalogue:
+    return Catalogue(items=[Entry(**_entry(name, options)) for name, options in ARCHITECTURES.items()])
+
+
+@cache
+def _criteria() -> Criteria:
+    own = ("formula", "cost", "comparable", "needs_labels", "needs_inputs")
+    entries = [
+        CriterionEntry(**_entry(name, options), **{field: getattr(options, field) for field in own})
+        for name, options in CRITERIA.items()
+    ]
+    return Criteria(items=entries)
 
 
 @router.get("/architectures")
 def list_architectures(_: Reader) -> Catalogue:
     """List the built-in architectures."""
-    return _catalogue("architectures")
+    return _architectures()
 
 
 @router.get("/criteria")
-def list_criteria(_: Reader) -> Catalogue:
-    """List the pruning criteria; there are none before pruning jobs come."""
-    return _catalogue("criteria")
+def list_criteria(_: Reader) -> Criteria:
+    """List the criteria by which pruning judges units."""
+    return _criteria()
 
 
 @router.get("/objectives")

@@ -54,11 +54,28 @@ MODEL_REQUESTS: dict[str, Any] = {
     },
 }
 DATASET_REQUESTS: dict[str, Any] = {"arrays": {"summary": "Arrays, to be divided", "value": DATASET_REQUEST}}
+PRUNE_REQUEST = {
+    "type": "prune", "model": MODEL, "dataset": DATASET, "seed": 0,
+    "config": {
+        "target": {"macs": 0.25},
+        "criterion": {"name": "output_kl", "mode": "linearised", "ablation": "residual"},
+        "schedule": {"name": "interleaved", "step": 0.15}, "allocation": "per_mac",
+        "calibration": {"examples": 512}, "refit": {"examples": 2000, "ridge": 0.001}, "recovery": None,
+    },
+}  # fmt: skip
 JOB_REQUESTS: dict[str, Any] = {
     "distill": {"summary": "Distil into a smaller network", "value": JOB_REQUEST},
     "shortest": {
         "summary": "Every default",
         "value": {key: JOB_REQUEST[key] for key in ("type", "teacher", "dataset", "student")},
+    },
+    "prune": {"summary": "Prune to a quarter of the MACs", "value": PRUNE_REQUEST},
+    "prune_as_far_as_it_goes": {
+        "summary": "Prune while the accuracy holds",
+        "value": {
+            **{key: PRUNE_REQUEST[key] for key in ("type", "model", "dataset")},
+            "config": {"target": {"max_accuracy_drop": 0.01}},
+        },
     },
 }
 
@@ -71,13 +88,28 @@ def _links(kind: str, resource: str) -> dict[str, str]:
     return {"self": f"/v1/{kind}/{resource}", "archive": f"/v1/{kind}/{resource}/archive"}
 
 
+UNITS = {
+    "groups": [
+        {"name": "layer1.0.conv1", "kind": "channels", "units": 16, "parameters_per_unit": 290,
+         "macs_per_unit": 225792, "bytes_per_unit": 1168, "statistics": False,
+         "tensors": ["layer1.0.conv1.weight", "layer1.0.bn1.weight", "layer1.0.bn1.bias", "layer1.0.bn1.running_mean"],
+         "tensors_left_out": 2},
+    ],
+    "groups_left_out": 11,
+    "pinned": [
+        {"operator": "output", "node": "output", "reason": "the network's output", "channels": 10,
+         "tensors": ["fc.weight", "fc.bias"], "tensors_left_out": 0},
+    ],
+    "pinned_left_out": 0,
+    "floor": {"parameters": 788, "macs": 237376, "bytes": 3656},
+}  # fmt: skip
 MODEL_VIEW = {
     "id": MODEL, "name": "teacher", "state": "ready", "error": None, "created_at": NOW,
     "labels": {"team": "vision"}, "files": [_file("models", MODEL, "model.safetensors")],
     "links": _links("models", MODEL), "bytes": 1090000, "architecture": RESNET20, "lineage": None,
     "format": "safetensors", "parameters": 272186, "macs": 31260000,
     "inputs": [{"name": "input", "shape": ["batch", 1, 28, 28], "dtype": "float32"}],
-    "outputs": [{"name": "logits", "shape": ["batch", 10], "dtype": "float32"}], "units": None,
+    "outputs": [{"name": "logits", "shape": ["batch", 10], "dtype": "float32"}], "units": UNITS, "notes": [],
 }  # fmt: skip
 DATASET_VIEW = {
     "id": DATASET, "name": "digits", "state": "ready", "error": None, "created_at": NOW, "labels": {},
@@ -129,6 +161,10 @@ REPORT = {
     "stages": [{"name": "train student", "seconds": 71.2, "accuracy": 0.97, "kl": 0.04}],
     "findings": [{"text": "The student answers as its teacher does on 97.5% of the examples.",
                   "numbers": {"agreement": 0.975}}],
+    "verification": [
+        {"file": "model.onnx", "sha256": SHA256, "tool": "onnxruntime.InferenceSession", "version": "1.27.0",
+         "examples": 64, "max_abs_difference": 2.9e-06, "tolerance": 0.0011},
+    ],
 }  # fmt: skip
 EVENT = {"id": 17, "at": NOW, "kind": "state", "data": {"state": "running"}}
 WORKER = {
@@ -141,6 +177,14 @@ ENTRY = {
 }  # fmt: skip
 
 
+CRITERION = {
+    "name": "output_kl", "summary": "How far the outputs move when the unit goes; needs no labels. The default.",
+    "source": "Stillhouse", "options": {"type": "object", "properties": {"temperature": {"type": "number"}}},
+    "formula": "E KL(p || p_i)", "cost": "one backward pass for each class", "comparable": True,
+    "needs_labels": False, "needs_inputs": True,
+}  # fmt: skip
+
+
 def _page(item: dict[str, Any]) -> dict[str, Any]:
     return {"items": [item], "next_page_token": None}
 
@@ -149,19 +193,23 @@ EXAMPLES: Mapping[str, Any] = {
     "UploadDone": {"id": UPLOAD, "size": 60000, "sha256": SHA256},
     "UploadBegun": {"id": UPLOAD, "offset": 0, "length": 60000},
     "ModelView": MODEL_VIEW,
-    "ModelPage": _page(MODEL_VIEW),
+    "ModelPage": _page(
+        {**MODEL_VIEW, "units": {**UNITS, "groups": [], "groups_left_out": 12, "pinned": [], "pinned_left_out": 1}}
+    ),
     "DatasetView": DATASET_VIEW,
     "DatasetPage": _page(DATASET_VIEW),
     "JobView": JOB_VIEW,
     "JobPage": _page(JOB_VIEW),
     "Validation": {
-        "valid": True, "resolved": SPEC, "reachable": True, "floor": None, "pinned": [], "warnings": [],
+        "valid": True, "resolved": SPEC, "reachable": True, "floor": {"macs": 0.021, "params": 0.014, "bytes": 0.017},
+        "pinned": [], "warnings": [],
     },
     "CancelRequest": {},
     "EventPage": _page(EVENT),
     "Series": {"series": {"validation/accuracy": [[100, 0.91], [200, 0.93]]}},
     "Report": REPORT,
     "Catalogue": _page(ENTRY),
+    "Criteria": _page(CRITERION),
     "Objectives": _page(ENTRY | {"name": "kd", "presets": {"cifar100": {"temperature": 4.0, "alpha": 0.1}}}),
     "WorkerPage": _page(WORKER),
     "Alive": {"status": "alive"},

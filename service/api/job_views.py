@@ -149,6 +149,10 @@ def _links(row: JobRow) -> dict[str, str]:
     links = {"self": base} | {name: f"{base}/{name}" for name in ("events", "metrics", "logs", "report")}
     if row.state not in DONE:
         links["cancel"] = f"{base}/cancel"
+    if row.state in {JobState.QUEUED, JobState.PREPARING, JobState.RUNNING}:
+        links["pause"] = f"{base}/pause"
+    if row.state == JobState.PAUSED:
+        links["resume"] = f"{base}/resume"
     if row.state in {JobState.FAILED, JobState.CANCELLED}:
         links["retry"] = f"{base}/retry"
     if row.result_model_id is not None:

@@ -17,12 +17,12 @@ from service.api.idempotency import Answer, Key, body_digest, once
 from service.api.job_views import JobPage, JobView, show
 from service.api.long_poll import Prefer, wait_for_change
 from service.api.paging import ListingDep, page_response
-from service.api.submission import check_type, resolve
+from service.api.submission import check_type, demand_reach, resolve
 from service.contract import jobs
 from service.contract.catalogue import Frozen
 from service.contract.errors import NotAvailable
+from service.contract.job_spec import JobSpec
 from service.contract.records import JobRecord, JobState
-from service.contract.specs import DistillSpec, JobSpec
 from service.keys import Caller
 
 
@@ -49,10 +49,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JobRoute)
 class Validation(BaseModel):
     """What would become of a job."""
 
-    valid: Literal[True]
+    valid: bool = Field(description="Whether submitting it would be accepted.")
     resolved: dict[str, Any] = Field(description="The job with every default filled in.")
     reachable: bool | None = Field(description="Whether its target can be met; null while inputs are inspected.")
-    floor: dict[str, float] | None = Field(description="The least that a target may ask for; null without a target.")
+    floor: dict[str, float] | None = Field(
+        description="The least fraction of each cost that pruning can leave; null where that is not known."
+    )
     pinned: list[str] = Field(description="What pruning would have to leave as it is.")
     warnings: list[str]
 
@@ -81,7 +83,7 @@ class CancelRequest(Frozen):
 def submit_job(
     services: ServicesDep,
     caller: Submitter,
-    spec: Annotated[DistillSpec, Body(openapi_examples=JOB_REQUESTS)],
+    spec: Annotated[JobSpec, Body(openapi_examples=JOB_REQUESTS)],
     validate_only: Annotated[bool, Query(description="Only say whether the job could be accepted.")] = False,
     idempotency_key: Key = None,
 ) -> Response:
@@ -107,12 +109,12 @@ def _validate(services: Services, caller: Caller, spec: JobSpec) -> Response:
     with services.database.read() as session:
         resolved = resolve(session, caller, spec)
     body = Validation(
-        valid=True,
+        valid=resolved.reach.obstacle is None,
         resolved=resolved.spec.model_dump(mode="json"),
-        reachable=True if resolved.settled else None,
-        floor=None,
-        pinned=[],
-        warnings=list(resolved.warnings),
+        reachable=resolved.reach.obstacle is None if resolved.settled else None,
+        floor=resolved.reach.floor,
+        pinned=list(resolved.reach.pinned),
+        warnings=[*filter(None, [resolved.reach.obstacle]), *resolved.warnings],
     )
     return Response(body.model_dump_json(), media_type="application/json")
 
@@ -120,6 +122,7 @@ def _validate(services: Services, caller: Caller, spec: JobSpec) -> Response:
 def _submit(services: Services, session: Session, caller: Caller, spec: JobSpec) -> tuple[Answer, bool]:
     """Insert the job; return the answer, and whether a worker may take it at once."""
     resolved = resolve(session, caller, spec)
+    demand_reach(resolved)
     job = jobs.submit(session, caller.owner, resolved.spec, resolved.warnings)
     ready = job.state == JobState.QUEUED and job.waiting_for is None
     (body,) = show(session, [job], services.settings.lease_seconds)
@@ -198,17 +201,13 @@ def retry_job(services: ServicesDep, caller: Submitter, job_id: str) -> Response
     return _act(services, caller, job_id, jobs.retry)
 
 
-def _not_available(_: Session, job: JobRecord) -> bool:
-    raise NotAvailable(f"pausing and resuming jobs comes with a later version; {job.id} is {job.state}")
-
-
 @router.post("/{job_id}/pause", status_code=202, response_model=JobView, responses=ACCEPTED)
 def pause_job(services: ServicesDep, caller: Submitter, job_id: str) -> Response:
-    """Not available yet: give a worker free and keep the job's checkpoint."""
-    return _act(services, caller, job_id, _not_available)
+    """Give the job's worker free, and keep what it has done; asking again changes nothing."""
+    return _act(services, caller, job_id, jobs.pause)
 
 
 @router.post("/{job_id}/resume", status_code=202, response_model=JobView, responses=ACCEPTED)
 def resume_job(services: ServicesDep, caller: Submitter, job_id: str) -> Response:
-    """Not available yet: queue a paused job again."""
-    return _act(services, caller, job_id, _not_available)
+    """Queue a paused job again; it goes on where it stood, bit for bit."""
+    return _act(services, caller, job_id, jobs.resume)

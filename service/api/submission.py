@@ -1,26 +1,29 @@
 """From a request for a job to a resolved spec: known inputs, nothing left open that is known by now."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.contract import compatibility
+from service.contract import compatibility, reach
+from service.contract.criteria import CRITERIA, OutputEntropy
 from service.contract.errors import FieldError, Invalid, NotAvailable
+from service.contract.job_spec import JOB_TYPES, LATER_JOB_TYPES, JobSpec
+from service.contract.prune_spec import PruneSpec
 from service.contract.records import DatasetRecord, ModelRecord, ResourceState
 from service.contract.resources import find
-from service.contract.specs import (
-    LATER_JOB_TYPES,
-    Architecture,
-    ArchitectureStudent,
-    JobSpec,
-    ModelStudent,
-    ShrunkStudent,
-)
+from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, ModelStudent, ShrunkStudent
 from service.keys import Caller
 
-JOB_TYPES = ("distill",)
+
+@dataclass(frozen=True)
+class Reach:
+    """How far pruning can take the model; nothing of it for other jobs."""
+
+    obstacle: str | None = None
+    floor: dict[str, float] | None = None
+    pinned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Resolved:
     spec: JobSpec
     warnings: tuple[str, ...]
     settled: bool  # whether every input has been inspected
+    reach: Reach = Reach()
 
 
 def check_type(body: Any) -> None:
@@ -64,7 +68,7 @@ def _architecture_of(model: ModelRecord | DatasetRecord) -> Architecture | None:
     return None if known is None else Architecture.model_validate(known)
 
 
-def _completed(spec: JobSpec, teacher: ModelRecord | DatasetRecord) -> JobSpec:
+def _completed(spec: DistillSpec, teacher: ModelRecord | DatasetRecord) -> DistillSpec:
     """Fill in what the student takes over from its teacher."""
     if isinstance(spec.student, ShrunkStudent):
         raise _at("/student/shrink", "students shrunk from their teacher come with a later version", True)
@@ -75,7 +79,7 @@ def _completed(spec: JobSpec, teacher: ModelRecord | DatasetRecord) -> JobSpec:
     return spec.model_copy(update={"student": ArchitectureStudent(architecture=architecture)})
 
 
-def _check_declared(spec: JobSpec, teacher: ModelRecord | DatasetRecord) -> None:
+def _check_declared(spec: DistillSpec, teacher: ModelRecord | DatasetRecord) -> None:
     """Compare the student with what the teacher was declared to be, which is known before inspection."""
     known = _architecture_of(teacher)
     if known is None or not isinstance(spec.student, ArchitectureStudent):
@@ -93,10 +97,10 @@ def _check_declared(spec: JobSpec, teacher: ModelRecord | DatasetRecord) -> None
 def _check_task(dataset: ModelRecord | DatasetRecord) -> None:
     task = dataset.declaration.get("task", "classification")
     if task != "classification":
-        raise _at("/dataset", f"its task is {task}; distillation for it comes with a later version", True)
+        raise _at("/dataset", f"its task is {task}; jobs for it come with a later version", True)
 
 
-def _warnings(spec: JobSpec) -> tuple[str, ...]:
+def _warnings(spec: DistillSpec) -> tuple[str, ...]:
     objective = spec.config.objective
     found = []
     if objective.alpha == 1:
@@ -110,6 +114,10 @@ def _warnings(spec: JobSpec) -> tuple[str, ...]:
 
 def resolve(session: Session, caller: Caller, spec: JobSpec) -> Resolved:
     """Return the job with its defaults filled in. Raises Invalid or NotAvailable."""
+    return _resolve_pruning(session, caller, spec) if isinstance(spec, PruneSpec) else _resolve(session, caller, spec)
+
+
+def _resolve(session: Session, caller: Caller, spec: DistillSpec) -> Resolved:
     teacher = _input(session, caller, "/teacher", spec.teacher)
     dataset = _input(session, caller, "/dataset", spec.dataset)
     inputs = [teacher, dataset]
@@ -122,5 +130,43 @@ def resolve(session: Session, caller: Caller, spec: JobSpec) -> Resolved:
     _check_declared(spec, teacher)
     facts = [None if row is None else row.facts for row in (teacher, dataset, student)]
     compatibility.check(facts[0] or {}, facts[1] or {}, spec, facts[2])
-    settled = all(row.state == ResourceState.READY for row in inputs)
-    return Resolved(spec, _warnings(spec), settled)
+    return Resolved(spec, _warnings(spec), _settled(inputs))
+
+
+def demand_reach(resolved: Resolved) -> None:
+    """Raise Invalid where the target cannot be met, by what is known of the model."""
+    if resolved.reach.obstacle is not None and isinstance(resolved.spec, PruneSpec):
+        asked = resolved.spec.config.target.cost
+        raise _at(f"/config/target/{'' if asked is None else asked[0]}", resolved.reach.obstacle)
+
+
+def _settled(inputs: Sequence[ModelRecord | DatasetRecord]) -> bool:
+    return all(row.state == ResourceState.READY for row in inputs)
+
+
+def _resolve_pruning(session: Session, caller: Caller, spec: PruneSpec) -> Resolved:
+    model = _input(session, caller, "/model", spec.model)
+    dataset = _input(session, caller, "/dataset", spec.dataset)
+    _check_task(dataset)
+    facts = model.facts or {}
+    compatibility.check_pruning(facts, dataset.facts or {}, spec)
+    found = Reach(reach.obstacle(spec, facts), reach.floor(facts), tuple(reach.pinned(facts)))
+    return Resolved(spec, _doubts(spec), _settled([model, dataset]), found)
+
+
+def _doubts(spec: PruneSpec) -> tuple[str, ...]:
+    """What a pruning job is warned of."""
+    config, found = spec.config, []
+    criterion = config.criterion
+    if isinstance(criterion, OutputEntropy) and criterion.reading == "predictive" and not criterion.absolute:
+        found.append(
+            "output_entropy, predictive and literal: a useful unit makes the network surer, so that its score is "
+            "negative, and the best units go first; the report shows the measured sign. output_kl keeps its sign"
+        )
+    elif isinstance(criterion, OutputEntropy) and criterion.reading == "marginal":
+        found.append("output_entropy, marginal: close to log K on balanced data whatever goes; it sees little")
+    if not CRITERIA[criterion.name].comparable and config.allocation not in ("uniform", "isomorphic"):
+        found.append(f"{criterion.name} reads one layer alone and is ranked within it: every group loses its share")
+    if config.refit is None and config.recovery is None:
+        found.append("neither refit nor recovery: the network stays as the removal leaves it")
+    return tuple(found)

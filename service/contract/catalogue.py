@@ -127,4 +127,3 @@ class KnowledgeDistillation(Frozen):
 
 OBJECTIVES: Mapping[str, type[KnowledgeDistillation]] = {"kd": KnowledgeDistillation}
 PRESETS: Mapping[str, Mapping[str, Any]] = {"cifar100": {"temperature": 4.0, "alpha": 0.1}}
-CRITERIA: Mapping[str, type[Frozen]] = {}

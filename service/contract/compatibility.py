@@ -7,24 +7,41 @@ because at submission the inputs may still have been under inspection.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from service.contract.criteria import CRITERIA
 from service.contract.errors import FieldError, Invalid
-from service.contract.specs import Architecture, ArchitectureStudent, JobSpec
+from service.contract.prune_spec import PruneSpec
+from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, Training
 
 Facts = Mapping[str, Any]
 
 
-def check(teacher: Facts, dataset: Facts, spec: JobSpec, student: Facts | None = None) -> None:
-    """Raise Invalid, naming every field that does not fit.
+def check(teacher: Facts, dataset: Facts, spec: DistillSpec, student: Facts | None = None) -> None:
+    """Raise Invalid, naming every field of a distillation that does not fit.
 
     `teacher`, `dataset` and `student` (where the student is a registered model) are facts as
     inspection recorded them; what they leave unknown (None or absent) is not judged.
     """
-    wrong = [
-        *_shapes(teacher, dataset),
+    _refuse(
+        *_shapes(teacher, dataset, "teacher"),
         *_labels(dataset, spec),
-        *_splits(dataset, spec),
+        *_splits(dataset, spec.config.training),
         *_student(teacher, spec, student),
-    ]
+    )
+
+
+def check_pruning(model: Facts, dataset: Facts, spec: PruneSpec) -> None:
+    """Raise Invalid, naming every field of a pruning job that does not fit; the target's reach is not judged."""
+    recovery = spec.config.recovery
+    _refuse(
+        *_shapes(model, dataset, "model"),
+        *_labels_of_pruning(dataset, spec),
+        *_splits(dataset, None if recovery is None else recovery.training, "/config/recovery/training"),
+        *_judged(dataset, spec),
+        *_kept(model, spec),
+    )
+
+
+def _refuse(*wrong: FieldError) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Invalid(f"{wrong[0].pointer}: {wrong[0].detail}{more}", errors=wrong)
@@ -57,16 +74,16 @@ def _differ(one: Any, other: Any) -> bool:
     return one is not None and other is not None and one != other
 
 
-def _shapes(teacher: Facts, dataset: Facts) -> Iterator[FieldError]:
-    takes, given = input_shape_of(teacher), dataset.get("input_shape")
+def _shapes(model: Facts, dataset: Facts, role: str) -> Iterator[FieldError]:
+    takes, given = input_shape_of(model), dataset.get("input_shape")
     if _differ(takes, given if given is None else list(given)):
-        yield FieldError(pointer="/dataset", detail=f"its inputs have shape {given}; the teacher takes {takes}")
-    outputs, classes = num_classes_of(teacher), dataset.get("num_classes")
+        yield FieldError(pointer="/dataset", detail=f"its inputs have shape {given}; the {role} takes {takes}")
+    outputs, classes = num_classes_of(model), dataset.get("num_classes")
     if outputs is not None and classes is not None and classes > outputs and dataset.get("labelled") is not False:
-        yield FieldError(pointer="/dataset", detail=f"it has {classes} classes; the teacher has {outputs} outputs")
+        yield FieldError(pointer="/dataset", detail=f"it has {classes} classes; the {role} has {outputs} outputs")
 
 
-def _labels(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
+def _labels(dataset: Facts, spec: DistillSpec) -> Iterator[FieldError]:
     if dataset.get("labelled") is not False:
         return
     config = spec.config
@@ -82,7 +99,47 @@ def _labels(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
         yield FieldError(pointer="/config/training/early_stopping/monitor", detail=detail)
 
 
-def _splits(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
+def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
+    if dataset.get("labelled") is not False:
+        return
+    config = spec.config
+    if CRITERIA[config.criterion.name].needs_labels:
+        detail = f"{config.criterion.name} needs labels and the dataset has none; output_kl does without"
+        yield FieldError(pointer="/config/criterion/name", detail=detail)
+    if config.target.max_accuracy_drop is not None:
+        detail = "accuracy needs labels and the dataset has none; use max_kl"
+        yield FieldError(pointer="/config/target/max_accuracy_drop", detail=detail)
+    if config.recovery is not None and config.recovery.objective.alpha > 0:
+        detail = f"alpha is {config.recovery.objective.alpha:g} and the dataset has no labels; use alpha 0"
+        yield FieldError(pointer="/config/recovery/objective/alpha", detail=detail)
+    for name in ("taylor", "scratch"):
+        if name in config.controls:
+            detail = f"the control {name} needs labels and the dataset has none; leave it out"
+            yield FieldError(pointer="/config/controls", detail=detail)
+
+
+def _judged(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
+    splits = dataset.get("splits")
+    if splits is None or splits.get("validation"):
+        return
+    for name in ("max_kl", "max_accuracy_drop"):
+        if getattr(spec.config.target, name) is not None:
+            detail = "the dataset's validation split is empty, and this limit is judged on it; leave it out"
+            yield FieldError(pointer=f"/config/target/{name}", detail=detail)
+
+
+def _kept(model: Facts, spec: PruneSpec) -> Iterator[FieldError]:
+    units = model.get("units")
+    if not units or units.get("groups_left_out"):
+        return
+    known = {group["name"] for group in units["groups"]}
+    for name in spec.config.keep:
+        if name not in known:
+            detail = f"the model has no group {name!r}; its record lists them under units"
+            yield FieldError(pointer="/config/keep", detail=detail)
+
+
+def _splits(dataset: Facts, training: Training | None, pointer: str = "/config/training") -> Iterator[FieldError]:
     splits = dataset.get("splits")
     if splits is None:
         return
@@ -91,16 +148,15 @@ def _splits(dataset: Facts, spec: JobSpec) -> Iterator[FieldError]:
             yield FieldError(pointer="/dataset", detail=f"its {name} split is empty; there is nothing to {purpose}")
     if splits.get("validation"):
         return
-    training = spec.config.training
-    if training.early_stopping is not None:
+    if training is not None and training.early_stopping is not None:
         detail = "the dataset's validation split is empty, and stopping early looks at it; leave it out"
-        yield FieldError(pointer="/config/training/early_stopping", detail=detail)
-    if training.select == "best":
+        yield FieldError(pointer=f"{pointer}/early_stopping", detail=detail)
+    if training is not None and training.select == "best":
         detail = 'the dataset\'s validation split is empty, so no epoch can be called the best; use "last"'
-        yield FieldError(pointer="/config/training/select", detail=detail)
+        yield FieldError(pointer=f"{pointer}/select", detail=detail)
 
 
-def _student(teacher: Facts, spec: JobSpec, student: Facts | None) -> Iterator[FieldError]:
+def _student(teacher: Facts, spec: DistillSpec, student: Facts | None) -> Iterator[FieldError]:
     takes, outputs = input_shape_of(teacher), num_classes_of(teacher)
     if isinstance(spec.student, ArchitectureStudent):
         options = spec.student.architecture.options

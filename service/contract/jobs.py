@@ -3,10 +3,10 @@
     queued --> preparing --> running --> succeeded | failed
       ^            |            |
       |            +------------+--> cancelling --> cancelled
+      |            +------------+--> pausing --> paused --> queued
       +-- a lost lease, a drain, a retry of what failed or was cancelled
 
 Every change is one conditional UPDATE, with the event that tells of it in the same transaction.
-Pausing is part of the state machine; no call of this version reaches it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.contract.database import clock
 from service.contract.errors import AttemptsExhausted, Conflict, DeadlineExceeded, Fault
 from service.contract.ids import new_id
+from service.contract.job_spec import JobSpec
 from service.contract.leases import Claim, fenced_update, renew, take
 from service.contract.records import (
     DatasetRecord,
@@ -30,15 +31,14 @@ from service.contract.records import (
     ResourceState,
 )
 from service.contract.resources import find
-from service.contract.specs import JobSpec
 
 S = JobState
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     S.QUEUED: frozenset({S.PREPARING, S.CANCELLED, S.FAILED, S.PAUSED}),
     S.PREPARING: frozenset({S.RUNNING, S.QUEUED, S.CANCELLING, S.PAUSING, S.FAILED}),
     S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.QUEUED, S.CANCELLING, S.PAUSING}),
-    S.PAUSING: frozenset({S.PAUSED, S.QUEUED, S.CANCELLING, S.FAILED, S.SUCCEEDED}),
-    S.PAUSED: frozenset({S.QUEUED, S.CANCELLED}),
+    S.PAUSING: frozenset({S.PAUSED, S.CANCELLING, S.FAILED, S.SUCCEEDED}),
+    S.PAUSED: frozenset({S.QUEUED, S.CANCELLED, S.FAILED}),
     S.CANCELLING: frozenset({S.CANCELLED, S.FAILED}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset({S.QUEUED}),
@@ -243,11 +243,26 @@ def fail(session: Session, held: Claim, fault: Fault) -> None:
     record_event(session, held.id, "state", state=S.FAILED, error=document)
 
 
-def confirm_cancel(session: Session, held: Claim) -> None:
-    """The worker has stopped, as asked. Raises LeaseLost."""
-    condition = JobRecord.state == S.CANCELLING
-    fenced_update(session, held, condition, state=S.CANCELLED, finished_at=clock(), lease_until=None, reason=None)
-    record_event(session, held.id, "state", state=S.CANCELLED)
+def confirm_stop(session: Session, held: Claim) -> None:
+    """The worker has stopped, as the job's owner asked. Raises LeaseLost where nobody asked."""
+    fenced_update(session, held, JobRecord.state.in_([S.CANCELLING, S.PAUSING]), lease_until=None)
+    _stop_as_asked(session, held.id, JobRecord.epoch == held.epoch, reason=None)
+
+
+def _stop_as_asked(session: Session, job_id: str, *conditions: Any, reason: str | None, **values: Any) -> bool:
+    """Cancel or pause a job that was asked to, and that no worker holds any more."""
+    if _update(
+        session, job_id, [S.CANCELLING], *conditions, state=S.CANCELLED, finished_at=clock(), lease_until=None,
+        reason=None, **values,
+    ):  # fmt: skip
+        record_event(session, job_id, "state", state=S.CANCELLED, reason=reason)
+        return True
+    if _update(
+        session, job_id, [S.PAUSING], *conditions, state=S.PAUSED, lease_until=None, worker=None, reason=None, **values
+    ):
+        record_event(session, job_id, "state", state=S.PAUSED, reason=reason)
+        return True
+    return False
 
 
 def hand_back(session: Session, held: Claim, reason: str) -> None:
@@ -265,9 +280,7 @@ def give_up(session: Session, held: Claim, reason: str, max_attempts: int) -> No
 
 def _requeue_or_fail(session: Session, job_id: str, epoch: int, reason: str, max_attempts: int) -> None:
     same = JobRecord.epoch == epoch
-    if _update(session, job_id, [S.CANCELLING], same, state=S.CANCELLED, finished_at=clock(), lease_until=None,
-               epoch=epoch + 1):  # fmt: skip
-        record_event(session, job_id, "state", state=S.CANCELLED, reason=reason)
+    if _stop_as_asked(session, job_id, same, reason=reason, epoch=epoch + 1):
         return
     fault = AttemptsExhausted(f"{reason}; tried {max_attempts} times. The job's logs tell more.").fault()
     if _end(session, job_id, S.FAILED, list(HELD), same, JobRecord.losses + 1 >= max_attempts, error=fault,
@@ -291,6 +304,32 @@ def cancel(session: Session, job: JobRecord) -> None:
     state = session.scalar(select(JobRecord.state).where(JobRecord.id == job.id))
     if state not in {S.CANCELLING, S.CANCELLED}:
         raise Conflict(f"the job is {state}; only a job that has not ended can be cancelled")
+
+
+def pause(session: Session, job: JobRecord) -> None:
+    """Ask a job to give its worker free and keep its checkpoint; asking again changes nothing. Raises Conflict."""
+    if _update(session, job.id, [S.QUEUED], state=S.PAUSED, reason=None, waiting_for=None):
+        record_event(session, job.id, "state", state=S.PAUSED)
+        return
+    if _update(session, job.id, [S.PREPARING, S.RUNNING], state=S.PAUSING):
+        record_event(session, job.id, "state", state=S.PAUSING)
+        return
+    state = session.scalar(select(JobRecord.state).where(JobRecord.id == job.id))
+    if state not in {S.PAUSING, S.PAUSED}:
+        raise Conflict(f"the job is {state}; only a queued or running job can be paused")
+
+
+def resume(session: Session, job: JobRecord) -> bool:
+    """Queue a paused job again, in its old place; return whether a worker may take it now. Raises Conflict."""
+    if _update(session, job.id, [S.PAUSED], state=S.QUEUED, reason=None):
+        record_event(session, job.id, "state", state=S.QUEUED, reason="resumed")
+        return settle_inputs(session, job.id)
+    state = session.scalar(select(JobRecord.state).where(JobRecord.id == job.id))
+    if state == S.PAUSING:
+        raise Conflict("the job is still pausing; resume it when it is paused, in a few seconds")
+    if state in DONE or state == S.CANCELLING:
+        raise Conflict(f"the job is {state}; only a paused job can be resumed")
+    return False
 
 
 def retry(session: Session, job: JobRecord) -> bool:
@@ -324,10 +363,12 @@ def sweep(session: Session, max_attempts: int) -> list[str]:
     )
     for job_id, epoch, worker in session.execute(expired).all():
         _requeue_or_fail(session, job_id, epoch, f"the worker {worker} stopped answering", max_attempts)
-    late = select(JobRecord.id).where(JobRecord.state == S.QUEUED, JobRecord.deadline_at < clock())
-    for job_id in session.scalars(late).all():
-        fault = DeadlineExceeded("the deadline passed while the job waited for a worker").fault()
-        _end(session, job_id, S.FAILED, [S.QUEUED], error=fault)
+    idle = [S.QUEUED, S.PAUSED]
+    late = select(JobRecord.id, JobRecord.state).where(JobRecord.state.in_(idle), JobRecord.deadline_at < clock())
+    for job_id, state in session.execute(late).all():
+        doing = "waited for a worker" if state == S.QUEUED else "was paused"
+        fault = DeadlineExceeded(f"the deadline passed while the job {doing}").fault()
+        _end(session, job_id, S.FAILED, idle, error=fault)
     waiting = select(JobRecord.id).where(JobRecord.state == S.QUEUED, JobRecord.waiting_for.is_not(None))
     for job_id in session.scalars(waiting.order_by(JobRecord.id)).all():
         settle_inputs(session, job_id)

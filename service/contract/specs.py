@@ -313,9 +313,3 @@ class DistillSpec(Job):
     def models(self) -> tuple[str, ...]:
         """The models that the job reads."""
         return (self.teacher, self.student.model) if isinstance(self.student, ModelStudent) else (self.teacher,)
-
-
-JobSpec = DistillSpec
-"""The union of job types; with a second member it becomes discriminated on `type`."""
-
-LATER_JOB_TYPES = ("prune", "analyze")

@@ -15,6 +15,7 @@ from tests.integration.worker_stack import (
     LEASE_SECONDS,
     LONG,
     SHORT,
+    SOME,
     SWEEP_SECONDS,
     Process,
     Stack,
@@ -213,6 +214,27 @@ def test_sigterm_drains_and_hands_the_job_back(stack: Stack, inputs: tuple[str, 
     stack.wait_for(job_id, JobState.RUNNING)
     stack.cancel(job_id)
     stack.wait_for(job_id, JobState.CANCELLED)
+
+
+def test_a_paused_job_gives_its_slot_away_and_resumes_bit_for_bit(
+    stack: Stack, inputs: tuple[str, str], worker: Worker
+) -> None:
+    plain = stack.submit(*inputs, SOME)
+    stack.wait_for(plain, JobState.SUCCEEDED)
+    job_id = stack.submit(*inputs, SOME)
+    before = stack.wait_for_training(job_id, step=2)
+    stack.pause(job_id)
+    paused = stack.wait_for(job_id, JobState.PAUSED, seconds=10)
+    assert paused.checkpoint is not None
+    assert paused.worker is None
+    other = stack.submit(*inputs, SHORT)
+    stack.wait_for(other, JobState.SUCCEEDED)
+    assert stack.job(job_id).state == JobState.PAUSED
+    stack.resume(job_id)
+    job = stack.wait_for(job_id, JobState.SUCCEEDED)
+    assert (job.attempt, job.losses) == (1, 0)
+    assert len(stack.steps(job_id)) >= before
+    assert stack.weights(job_id) == stack.weights(plain)
 
 
 def test_a_group_wide_sigterm_drains_too(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:

@@ -39,7 +39,7 @@ SWEEP_SECONDS = 0.5
 UPLOAD = "upl_" + 26 * "0"
 ARCHITECTURE = {"name": "mlp", "options": {"input_shape": [1, 8, 8], "num_classes": 10, "hidden": [16]}}
 QUIET = ["--without-mingle", "--without-gossip"]
-LONG, SHORT = 100_000, 2  # epochs
+LONG, SOME, SHORT = 100_000, 120, 2  # epochs
 
 
 def until(look: Callable[[], T | Literal[False] | None], seconds: float = 60.0, what: str = "it") -> T:
@@ -253,6 +253,22 @@ class Stack:
     def cancel(self, job_id: str) -> None:
         with self.database.write() as session:
             jobs.cancel(session, session.get_one(JobRecord, job_id))
+
+    def pause(self, job_id: str) -> None:
+        with self.database.write() as session:
+            jobs.pause(session, session.get_one(JobRecord, job_id))
+
+    def resume(self, job_id: str) -> None:
+        with self.database.write() as session:
+            jobs.resume(session, session.get_one(JobRecord, job_id))
+        self.ring(job_id)
+
+    def weights(self, job_id: str) -> str:
+        """The SHA-256 of the weights that a job made."""
+        made = self.job(job_id).result_model_id
+        assert made is not None
+        with self.database.read() as session:
+            return resources.files_of(session, made)["model.safetensors"].sha256
 
     def tidy_up(self) -> None:
         """End what a test left unfinished, with the workers that hold it."""

@@ -62,13 +62,15 @@ class House:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
-    def model(self, content: bytes = b"weights", *, ready: bool = True, client: TestClient | None = None) -> str:
+    def model(
+        self, content: bytes = b"weights", *, ready: bool = True, client: TestClient | None = None, **facts: Any
+    ) -> str:
         body = {
             "name": "teacher",
             "files": {"model.safetensors": self.upload(content, client)},
             "architecture": MODEL_FACTS["architecture"],
         }
-        return self._registered("models", body, MODEL_FACTS, ready, client)
+        return self._registered("models", body, MODEL_FACTS | facts, ready, client)
 
     def dataset(self, *, ready: bool = True, client: TestClient | None = None, **facts: Any) -> str:
         body = {"name": "digits", "files": {"data.npz": self.upload(b"arrays", client)}}

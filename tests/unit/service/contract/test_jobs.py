@@ -1,6 +1,8 @@
 import time
+from collections.abc import Callable
 
 import pytest
+from sqlalchemy.orm import Session
 
 from service.contract import jobs, resources
 from service.contract.database import Database
@@ -177,16 +179,121 @@ def test_a_cancelled_running_job_cannot_publish_any_more(database: Database, job
     with pytest.raises(LeaseLost), database.write() as session:
         jobs.publish(session, taken, "mdl", {})
     with database.write() as session:
-        jobs.confirm_cancel(session, taken)
+        jobs.confirm_stop(session, taken)
     assert look(database, job_id).state == JobState.CANCELLED
 
 
-def test_a_succeeded_job_is_neither_cancelled_nor_tried_again(database: Database, job_id: str) -> None:
+def act(database: Database, action: Callable[[Session, JobRecord], object], job_id: str) -> object:
+    with database.write() as session:
+        return action(session, session.get_one(JobRecord, job_id))
+
+
+def test_a_queued_job_pauses_at_once_and_resumes_in_its_old_place(database: Database, job_id: str) -> None:
+    place = look(database, job_id).queued_at
+    for _ in range(2):
+        act(database, jobs.pause, job_id)
+    assert look(database, job_id).state == JobState.PAUSED
+    assert claim(database, job_id) is None
+    assert act(database, jobs.resume, job_id) is True
+    assert act(database, jobs.resume, job_id) is False
+    job = look(database, job_id)
+    assert (job.state, job.queued_at, job.attempt) == (JobState.QUEUED, place, 1)
+
+
+def test_a_running_job_is_paused_when_its_worker_says_so_and_keeps_its_checkpoint(
+    database: Database, job_id: str
+) -> None:
+    taken = held(database, job_id)
+    checkpoint = {"sha256": "c" * 64, "size": 1, "step": 7}
+    with database.write() as session:
+        jobs.start(session, taken)
+        jobs.report_checkpoint(session, taken, checkpoint)
+    act(database, jobs.pause, job_id)
+    assert look(database, job_id).state == JobState.PAUSING
+    with pytest.raises(Conflict, match="still pausing"):
+        act(database, jobs.resume, job_id)
+    with pytest.raises(LeaseLost), database.write() as session:
+        jobs.hand_back(session, taken, "leaving")
+    with database.write() as session:
+        jobs.confirm_stop(session, taken)
+    job = look(database, job_id)
+    assert (job.state, job.worker, job.lease_until) == (JobState.PAUSED, None, None)
+    assert job.checkpoint == checkpoint
+    assert act(database, jobs.resume, job_id) is True
+    assert held(database, job_id, worker="w2").epoch > taken.epoch
+
+
+def test_nobody_asked_a_running_job_to_stop(database: Database, job_id: str) -> None:
+    taken = held(database, job_id)
+    with database.write() as session:
+        jobs.start(session, taken)
+    with pytest.raises(LeaseLost), database.write() as session:
+        jobs.confirm_stop(session, taken)
+    assert look(database, job_id).state == JobState.RUNNING
+
+
+def test_a_worker_that_dies_while_its_job_is_pausing_leaves_it_paused(database: Database, job_id: str) -> None:
+    taken = held(database, job_id, lease_seconds=0.05)
+    act(database, jobs.pause, job_id)
+    time.sleep(0.1)
+    with database.write() as session:
+        assert jobs.sweep(session, max_attempts=3) == []
+    job = look(database, job_id)
+    assert (job.state, job.losses) == (JobState.PAUSED, 0)
+    assert job.epoch > taken.epoch
+
+
+def test_a_pausing_job_can_still_be_cancelled_and_a_paused_one_too(database: Database, job_id: str) -> None:
+    taken = held(database, job_id)
+    act(database, jobs.pause, job_id)
+    act(database, jobs.cancel, job_id)
+    assert look(database, job_id).state == JobState.CANCELLING
+    with pytest.raises(Conflict, match="cancelling"):
+        act(database, jobs.pause, job_id)
+    with database.write() as session:
+        jobs.confirm_stop(session, taken)
+    act(database, jobs.retry, job_id)
+    act(database, jobs.pause, job_id)
+    act(database, jobs.cancel, job_id)
+    assert look(database, job_id).state == JobState.CANCELLED
+
+
+def test_a_job_that_was_asked_to_pause_may_still_succeed(database: Database, job_id: str) -> None:
+    taken = held(database, job_id)
+    with database.write() as session:
+        jobs.start(session, taken)
+    act(database, jobs.pause, job_id)
+    with database.write() as session:
+        jobs.publish(session, taken, "mdl", {})
+    assert look(database, job_id).state == JobState.SUCCEEDED
+
+
+def test_a_paused_job_fails_when_its_deadline_passes(database: Database) -> None:
+    job_id = submit(database, *register(database), deadline_seconds=0.05)
+    act(database, jobs.pause, job_id)
+    time.sleep(0.1)
+    with database.write() as session:
+        jobs.sweep(session, max_attempts=3)
+    job = look(database, job_id)
+    assert job.state == JobState.FAILED
+    assert job.error is not None
+    assert "while the job was paused" in job.error["detail"]
+
+
+def test_a_job_paused_while_it_waits_for_an_inspection_waits_again_when_resumed(database: Database) -> None:
+    teacher, dataset = register(database, ready=False)
+    job_id = submit(database, teacher, dataset)
+    act(database, jobs.pause, job_id)
+    assert act(database, jobs.resume, job_id) is False
+    assert look(database, job_id).waiting_for is not None
+
+
+def test_a_succeeded_job_is_neither_cancelled_nor_paused_nor_tried_again(database: Database, job_id: str) -> None:
     taken = held(database, job_id)
     with database.write() as session:
         jobs.start(session, taken)
         jobs.publish(session, taken, "mdl", {})
-    for action in (jobs.cancel, jobs.retry):
+    for action in (jobs.cancel, jobs.pause, jobs.resume, jobs.retry):
         with pytest.raises(Conflict, match="succeeded"), database.write() as session:
             action(session, session.get_one(JobRecord, job_id))
 
