@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DATA ?= stillhouse-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
-BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups
+BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups architectures
 
 .PHONY: setup demo serve test lint format types imports tests bench clean
 

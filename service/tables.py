@@ -152,5 +152,11 @@ def print_report(console: "Console", report: Json) -> None:
         f"{environment['device']} with {environment['threads']} threads in {environment['precision']}.",
         highlight=False,
     )
+    for file in report.get("verification", ()):
+        console.print(
+            f"{file['file']}, opened by {file['tool']} {file['version']}, differs from the trained model by at most "
+            f"{file['max_abs_difference']:.2g} in its logits (tolerance {file['tolerance']:.2g}).",
+            highlight=False,
+        )
     for finding in report["findings"]:
         console.print(f"• {finding['text']}", markup=False, highlight=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tests.zoo import published
 from tests.zoo.attention import (
     BERT,
     GPT,
@@ -89,11 +90,24 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tenso
     "bert": (BERT, masked_tokens),
     "lstm": (Recurrent, sequence),
 }
+# The same of networks as the transformers library defines them, which take longer to build and export.
+PUBLISHED: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]] = {
+    "hf_resnet": (published.resnet, image),
+    "hf_convnext": (published.convnext, image),
+    "hf_vit": (published.vit, image),
+    "hf_swin": (published.swin, image),
+    "hf_bert": (published.bert, masked_tokens),
+    "hf_distilbert": (published.distilbert, masked_tokens),
+    "hf_roberta": (published.roberta, masked_tokens),
+    "hf_t5_encoder": (published.t5_encoder, tokens),
+    "hf_gpt2": (published.gpt2, tokens),
+    "hf_llama": (published.llama, tokens),
+}
 
 
 def specimen(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A network of the zoo in training mode, and inputs for it; the same for the same seed."""
-    build_network, make_inputs = ARCHITECTURES[name]
+    build_network, make_inputs = (ARCHITECTURES | PUBLISHED)[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_network(), make_inputs()

@@ -2,12 +2,11 @@
 
 A checkpoint is one file:
 
-    format    the version of this layout
-    stage     the stage in which it was written
-    choices   what was found out or decided before the first computation, to be used again
-    seconds   what each stage has taken so far, over all attempts
-    finished  by name, the outcomes of trainings that are complete
-    training  the state of the training that is under way in that stage, or None
+    format     the version of this layout
+    choices    what was found out or decided before the first computation, to be used again
+    seconds    what each stage has taken so far, over all attempts
+    finished   by name, what pieces of work that are complete left behind
+    under_way  the name and the state of the piece of work that is not, or None
 
 A resumed job passes through the same stages, and finds their work done.
 """
@@ -21,9 +20,8 @@ from typing import Any
 from service.contract.reports import StageOutcome
 from workers.journal import Journal
 from workers.training.checkpoint import load_checkpoint, save_checkpoint
-from workers.training.outcome import TrainingOutcome
 
-FORMAT = 1
+FORMAT = 2
 KEPT_CHECKPOINTS = 3  # a reader of the journal may lag behind by one or two
 
 
@@ -41,11 +39,11 @@ class Course:
         self.choices: dict[str, Any] = saved.get("choices", dict(choices))
         self._seconds: dict[str, float] = saved.get("seconds", {})
         self._finished: dict[str, dict[str, Any]] = saved.get("finished", {})
-        self._under_way: tuple[str, dict[str, Any] | None] = (saved.get("stage", ""), saved.get("training"))
+        self._under_way: tuple[str, dict[str, Any]] | None = saved.get("under_way")
         self._stage, self._began = "loading", time.perf_counter()
         self._num_saved = 0
         if not saved:
-            journal.checkpoint(self.save(None), 0)
+            journal.checkpoint(self._write(), 0)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -61,31 +59,35 @@ class Course:
         """The stages so far, in order, with the seconds they took."""
         return tuple(StageOutcome(name=name, seconds=seconds) for name, seconds in self._seconds_now().items())
 
-    def outcome(self, name: str) -> TrainingOutcome | None:
-        """What the training `name` left behind, once it is complete."""
-        plain = self._finished.get(name)
-        return None if plain is None else TrainingOutcome.from_plain(plain)
+    def recall(self, name: str) -> dict[str, Any] | None:
+        """What the piece of work `name` left behind, once it is complete."""
+        return self._finished.get(name)
 
-    def training_state(self) -> dict[str, Any] | None:
-        """The state of this stage's training in the checkpoint that the job resumes from, if it was under way."""
-        stage, state = self._under_way
-        return state if stage == self._stage else None
+    def state_of(self, name: str) -> dict[str, Any] | None:
+        """The state of that piece of work in the checkpoint that the job resumes from, if it was under way."""
+        return self._under_way[1] if self._under_way is not None and self._under_way[0] == name else None
 
-    def finish(self, name: str, outcome: TrainingOutcome, step: int) -> None:
-        """Remember a complete training, durably."""
-        self._finished[name] = outcome.plain()
-        self._under_way = ("", None)
-        self.journal.checkpoint(self.save(None), step)
+    def remember(self, name: str, plain: dict[str, Any], step: int) -> None:
+        """Keep what a complete piece of work left behind, durably."""
+        self._finished[name] = plain
+        self._under_way = None
+        self.journal.checkpoint(self._write(), step)
 
-    def save(self, training: dict[str, Any] | None) -> Path:
-        """Write a checkpoint, with the state of the training under way, and return its place."""
+    def save(self, name: str, state: dict[str, Any]) -> Path:
+        """Write a checkpoint, with the state of the piece of work that is under way, and return its place."""
+        self._under_way = (name, state)
+        try:
+            return self._write()
+        finally:
+            self._under_way = None  # it may hold a network's own tensors, which change
+
+    def _write(self) -> Path:
         content = {
             "format": FORMAT,
-            "stage": self._stage,
             "choices": self.choices,
             "seconds": self._seconds_now(),
             "finished": self._finished,
-            "training": training,
+            "under_way": self._under_way,
         }
         # A name of its own for each: whoever is still reading the one before must find it as it was.
         self._num_saved += 1

@@ -31,7 +31,7 @@ from workers.jail.jail import NOT_ENTERED, Cell
 from workers.lifeline import Lifeline
 from workers.pipe import Failed, Read
 
-READER_VERSION = 1  # raise it when `workers.formats` writes something else for the same input
+READER_VERSION = 2  # raise it when `workers.formats` writes something else for the same input
 WALL_CLOCK_FACTOR = 4  # reading may take this many times its CPU time while it waits for the disk
 Kind = Literal["model", "dataset"]
 READING_PARTS: dict[Kind, tuple[str, ...]] = {"model": ("architecture",), "dataset": ("splits", "transform", "task")}

@@ -14,7 +14,7 @@ from service.api.downloads import file_answers, file_response, find_file
 from service.api.examples import MODEL_REQUESTS
 from service.api.idempotency import Key
 from service.api.paging import ListingDep, page_response
-from service.api.resource_views import ModelPage, ModelView, model_view
+from service.api.resource_views import ModelPage, ModelView, listed_model_view
 from service.contract.records import ModelRecord
 from service.contract.specs import ModelDeclaration
 
@@ -45,7 +45,7 @@ def list_models(request: Request, services: ServicesDep, caller: Reader, listing
     with services.database.read() as session:
         rows, token = listing.page(session, ModelRecord, caller.owner)
         files = registration.files_by_resource(session, [row.id for row in rows])
-    page = ModelPage(items=[model_view(row, files[row.id]) for row in rows], next_page_token=token)
+    page = ModelPage(items=[listed_model_view(row, files[row.id]) for row in rows], next_page_token=token)
     return page_response(request, page, token)
 
 

@@ -25,23 +25,41 @@ Declaration = ModelDeclaration | DatasetDeclaration
 Row = TypeVar("Row", ModelRecord, DatasetRecord)
 
 
-def uploaded_files(session: Session, caller: Caller, files: Mapping[str, str]) -> dict[str, StoredFile]:
-    """Return the files behind complete uploads of the caller; they stay until the transaction ends."""
+def named_files(session: Session, caller: Caller, files: Mapping[str, str]) -> dict[str, StoredFile]:
+    """Return the files that a declaration names, all of them the caller's; they stay until the transaction ends."""
     found: dict[str, StoredFile] = {}
     wrong: list[FieldError] = []
-    for path, upload_id in files.items():
-        upload = session.get(Upload, upload_id, with_for_update={"read": True})
-        if upload is None or upload.owner != caller.owner:
-            wrong.append(FieldError(pointer=f"/files/{path}", detail=f"there is no upload {upload_id}"))
-        elif upload.sha256 is None:
-            of = "an unknown number of" if upload.length is None else upload.length
-            detail = f"the upload {upload_id} has {upload.offset} of {of} bytes; finish it first"
-            wrong.append(FieldError(pointer=f"/files/{path}", detail=detail))
+    for path, source in files.items():
+        find = _uploaded if source.startswith("upl_") else _of_resource
+        file = find(session, caller, source)
+        if isinstance(file, StoredFile):
+            found[path] = file
         else:
-            found[path] = StoredFile(upload.sha256, upload.offset)
+            wrong.append(FieldError(pointer=f"/files/{path}", detail=file))
     if wrong:
         raise Invalid(f"{wrong[0].pointer}: {wrong[0].detail}", errors=wrong)
     return found
+
+
+def _uploaded(session: Session, caller: Caller, upload_id: str) -> StoredFile | str:
+    """Return the file behind a complete upload, or what is wrong with it."""
+    upload = session.get(Upload, upload_id, with_for_update={"read": True})
+    if upload is None or upload.owner != caller.owner:
+        return f"there is no upload {upload_id}"
+    if upload.sha256 is None:
+        of = "an unknown number of" if upload.length is None else upload.length
+        return f"the upload {upload_id} has {upload.offset} of {of} bytes; finish it first"
+    return StoredFile(upload.sha256, upload.offset)
+
+
+def _of_resource(session: Session, caller: Caller, source: str) -> StoredFile | str:
+    """Return a file of a model or dataset, or what is wrong with it."""
+    resource_id, _, path = source.partition("/")
+    row = resources.find(session, resource_id, lock=True)
+    if row is None or row.owner != caller.owner:
+        return f"there is no {'model' if resource_id.startswith('mdl_') else 'dataset'} {resource_id}"
+    files = resources.files_of(session, resource_id)
+    return files.get(path) or f"{resource_id} has no file {path}; it has {', '.join(files)}"
 
 
 def shown(row: ModelRecord | DatasetRecord, files: Mapping[str, StoredFile]) -> BaseModel:
@@ -62,7 +80,7 @@ def register(services: Services, caller: Caller, declaration: Declaration, key: 
         with services.database.write() as session:
 
             def make() -> Answer:
-                files = uploaded_files(session, caller, declaration.files)
+                files = named_files(session, caller, declaration.files)
                 row = resources.register(session, caller.owner, declaration, files)
                 session.refresh(row)
                 body = shown(row, files).model_dump(mode="json")

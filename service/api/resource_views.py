@@ -54,6 +54,55 @@ class ResourceView(BaseModel):
     bytes: int | None = Field(None, description="Size of the weights or of the decoded arrays.")
 
 
+class UnitGroup(BaseModel):
+    """Units of one kind, any of which can be removed; what one carries is what the network saves without it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="Of the module that makes them; `keep` of a pruning job takes it.")
+    kind: str = Field(description="channels; heads of an attention; or head width, the channels inside its heads.")
+    units: int = Field(description="How many there are.")
+    parameters_per_unit: int
+    macs_per_unit: int = Field(description="Of one example.")
+    bytes_per_unit: int = Field(description="Of parameters and buffers.")
+    statistics: bool = Field(description="Whether a norm takes means over them, and later over those that remain.")
+    tensors: list[str] = Field(description="The first few parameters and buffers that lose something with a unit.")
+    tensors_left_out: int = Field(description="How many more there are.")
+
+
+class PinnedChannels(BaseModel):
+    """Channels that one operator keeps from being removed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    operator: str
+    node: str = Field(description="Which call of it, by its name in the graph.")
+    reason: str
+    channels: int
+    tensors: list[str] = Field(description="The first few parameters and buffers whose channels they are.")
+    tensors_left_out: int = Field(description="How many more there are.")
+
+
+class Floor(BaseModel):
+    """The network with every group cut down to two units: no pruning goes further."""
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+class Units(BaseModel):
+    """What can be pruned, in the order of the network, and what cannot."""
+
+    model_config = ConfigDict(extra="allow")
+
+    groups: list[UnitGroup] = Field(description="Left out of lists of models, and from where they grow too long.")
+    groups_left_out: int
+    pinned: list[PinnedChannels] = Field(description="Left out likewise.")
+    pinned_left_out: int
+    floor: Floor = Field(description="Exact, whatever is left out.")
+
+
 class ModelView(ResourceView):
     """A model; what inspection found is null until it is ready."""
 
@@ -64,7 +113,10 @@ class ModelView(ResourceView):
     macs: int | None = Field(None, description="Multiply-accumulates for one example.")
     inputs: list[Tensor] | None = None
     outputs: list[Tensor] | None = None
-    units: Any = Field(None, description="What can be pruned; null where that is not known.")
+    units: Units | None = Field(
+        None, description="What can be pruned; null where that is not known, and notes say why."
+    )
+    notes: list[str] | None = Field(None, description="What inspection met that its owner should know.")
 
 
 class DatasetView(ResourceView):
@@ -124,6 +176,20 @@ def model_view(row: ModelRecord, files: Mapping[str, StoredFile]) -> ModelView:
         shown["lineage"] = Lineage(job_id=row.lineage_job_id)
         shown["links"]["job"] = f"/v1/jobs/{row.lineage_job_id}"
     return ModelView(**shown)
+
+
+def listed_model_view(row: ModelRecord, files: Mapping[str, StoredFile]) -> ModelView:
+    """Return a model as lists show it: how many groups of units there are, and not which."""
+    view = model_view(row, files)
+    if view.units is None:
+        return view
+    hidden = {
+        "groups": [],
+        "groups_left_out": view.units.groups_left_out + len(view.units.groups),
+        "pinned": [],
+        "pinned_left_out": view.units.pinned_left_out + len(view.units.pinned),
+    }
+    return view.model_copy(update={"units": view.units.model_copy(update=hidden)})
 
 
 def dataset_view(row: DatasetRecord, files: Mapping[str, StoredFile]) -> DatasetView:

@@ -9,6 +9,7 @@ from typing import Any
 
 from service.contract.criteria import CRITERIA
 from service.contract.errors import FieldError, Invalid
+from service.contract.input_types import unfit_inputs, unfit_student
 from service.contract.prune_spec import PruneSpec
 from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, Training
 
@@ -26,6 +27,7 @@ def check(teacher: Facts, dataset: Facts, spec: DistillSpec, student: Facts | No
         *_labels(dataset, spec),
         *_splits(dataset, spec.config.training),
         *_student(teacher, spec, student),
+        *_student_inputs(teacher, dataset, spec, student),
     )
 
 
@@ -75,6 +77,7 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _shapes(model: Facts, dataset: Facts, role: str) -> Iterator[FieldError]:
+    yield from unfit_inputs(model, dataset, role)
     takes, given = input_shape_of(model), dataset.get("input_shape")
     if _differ(takes, given if given is None else list(given)):
         yield FieldError(pointer="/dataset", detail=f"its inputs have shape {given}; the {role} takes {takes}")
@@ -173,3 +176,10 @@ def _student(teacher: Facts, spec: DistillSpec, student: Facts | None) -> Iterat
     if _differ(outputs, classes):
         detail = f"the student has {classes} outputs; the teacher has {outputs}"
         yield FieldError(pointer=classes_pointer, detail=detail)
+
+
+def _student_inputs(teacher: Facts, dataset: Facts, spec: DistillSpec, student: Facts | None) -> Iterator[FieldError]:
+    if isinstance(spec.student, ArchitectureStudent):
+        yield from unfit_student(teacher, dataset, None, "/student/architecture")
+    elif student is not None:
+        yield from unfit_student(teacher, dataset, student, "/student/model")

@@ -33,9 +33,11 @@ Each has a stable `code` and says whether a retry can help. HTTP status codes ar
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LONGEST_DETAIL = 20_000  # characters
 
 
 class FieldError(BaseModel):
@@ -47,6 +49,12 @@ class FieldError(BaseModel):
     detail: str = Field(examples=["Input should be greater than 0"])
 
 
+def readable(text: str) -> str:
+    """Return the text without what no database, JSON or terminal takes; it may quote a stranger's file."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text[:LONGEST_DETAIL])
+    return shown if len(text) <= LONGEST_DETAIL else f"{shown} …"
+
+
 class Fault(BaseModel):
     """An error as it is stored and sent: the body of problem+json without the HTTP part."""
 
@@ -54,7 +62,7 @@ class Fault(BaseModel):
 
     code: str
     title: str
-    detail: str
+    detail: Annotated[str, AfterValidator(readable)]
     retryable: bool = False
     errors: tuple[FieldError, ...] = ()
 

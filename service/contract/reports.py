@@ -145,6 +145,67 @@ class FileVerification(_Data):
     tolerance: float = Field(description="The most that it may be, or else the job fails.")
 
 
+class Contender(_Data):
+    """A network that was made beside the result, at the same cost."""
+
+    measures: Measures
+    comparison: Comparison = Field(description="Against the teacher.")
+
+
+class GroupOutcome(_Data):
+    """What became of one dependency group, over all steps."""
+
+    name: str
+    kind: str
+    units_before: int
+    units_after: int
+    macs_per_unit: int = Field(description="What the whole network saved without one unit, at the beginning.")
+    parameters_per_unit: int
+
+
+class GroupScores(_Data):
+    """The scores of a group's units in one step; high means keep."""
+
+    before: int = Field(description="Units before the step.")
+    after: int
+    cut: float | None = Field(description="The score that parted the units; null where none was asked for.")
+    quantiles: tuple[float, ...] = Field(description="At 0, 25, 50, 75 and 100%.")
+    histogram: tuple[int, ...] = Field(description="20 bins of equal width from the lowest score to the highest.")
+    undecided: int = Field(description="Units whose score is within two standard errors of the cut.")
+
+
+class PruningStep(_Data):
+    """One network on the way: smaller than the one before."""
+
+    index: int
+    macs: int
+    parameters: int
+    bytes: int = Field(description="Of parameters and buffers.")
+    seconds: float | None = Field(None, description="Latency at batch 1, where it was the target.")
+    kl: float = Field(description="KL(teacher‖network) on the validation split, in nats.")
+    accuracy: float | None = Field(None, description="On the validation split.")
+    allocation: str = Field(description="How units of different groups were compared.")
+    calibration_examples: int
+    undecided: int = Field(description="Units that cannot be told from the cut.")
+    groups: dict[str, GroupScores]
+    refit: dict[str, Any] | None = Field(None, description="What became of each layer that was refitted.")
+    notes: tuple[str, ...] = ()
+    file: str | None = Field(None, description="This network among the result's files.")
+
+
+class Pruning(_Data):
+    """What pruning did."""
+
+    split: str = Field(description="On which steps were judged.")
+    criterion: str
+    stopped_by: Literal["target", "limit", "floor"] = Field(
+        description="target: it was reached; limit: one more step would break a limit; floor: nothing more may go."
+    )
+    reach: str = Field(description="How far the network could go, and what holds the rest.")
+    groups: tuple[GroupOutcome, ...]
+    steps: tuple[PruningStep, ...] = Field(description="Every network on the way, the largest first.")
+
+
 class Report(_Data):
     """The final comparison."""
 
@@ -157,7 +218,11 @@ class Report(_Data):
     comparison: Comparison
     control_comparison: Comparison | None = Field(None, description="The control against the teacher.")
     distillation_effect: DistillationEffect | None = Field(None, description="The student against the control.")
-    selection: Selection
+    controls: dict[str, Contender] = Field(
+        default_factory=dict, description="By name: what other ways gave at the same cost."
+    )
+    pruning: Pruning | None = Field(None, description="Of a pruning job: every step on the way.")
+    selection: Selection | None = Field(None, description="Where something was trained: which epoch was chosen.")
     environment: Environment
     stages: tuple[StageOutcome, ...] = ()
     findings: tuple[Finding, ...] = ()

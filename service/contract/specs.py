@@ -35,7 +35,15 @@ UploadId = Annotated[str, Field(pattern=r"^upl_[0-9a-z]{26}$", examples=["upl_01
 ModelId = Annotated[str, Field(pattern=r"^mdl_[0-9a-z]{26}$", examples=["mdl_01ktcz5vwm9j6p2n4qe8rhsxtb"])]
 DatasetId = Annotated[str, Field(pattern=r"^dat_[0-9a-z]{26}$", examples=["dat_01ktcz5vwm9j6p2n4qe8rhsxtb"])]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["model.safetensors"])]
-Files = Annotated[dict[FileName, UploadId], Field(min_length=1, max_length=16)]
+FileSource = Annotated[
+    str,
+    Field(
+        pattern=r"^(upl_[0-9a-z]{26}|(mdl|dat)_[0-9a-z]{26}/[A-Za-z0-9][A-Za-z0-9._-]{0,127})$",
+        description="An upload, or a file of another model or dataset: mdl_…/step-003.pt2.",
+        examples=["upl_01ktcz5vwm9j6p2n4qe8rhsxtb"],
+    ),
+]
+Files = Annotated[dict[FileName, FileSource], Field(min_length=1, max_length=16)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 

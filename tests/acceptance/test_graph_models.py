@@ -163,6 +163,19 @@ def test_an_exported_network_is_a_model_without_an_architecture(
     assert model["parameters"] == sum(weight.numel() for weight in teacher_network.parameters())
     assert model["inputs"] == [{"name": "x", "shape": ["batch", 1, 8, 8], "dtype": "float32"}]
     assert model["outputs"] == [{"name": "logits", "shape": ["batch", 10], "dtype": "float32"}]
+    units = model["units"]
+    assert [(group["name"], group["units"]) for group in units["groups"]] == [("stem", 12), ("block.conv1", 12)]
+    assert units["floor"]["parameters"] < model["parameters"]
+    assert "the network's output" in {pin["reason"] for pin in units["pinned"]}
+
+
+def test_a_list_of_models_leaves_their_groups_out(stack: Stack, graph_teacher: str) -> None:
+    (listed,) = [model for model in stack.client.models() if model["id"] == graph_teacher]
+    whole = stack.client.model(graph_teacher)["units"]
+    assert listed["units"] == {
+        "groups": [], "groups_left_out": 2, "pinned": [], "pinned_left_out": len(whole["pinned"]),
+        "floor": whole["floor"],
+    }  # fmt: skip
 
 
 def test_a_graph_teaches_a_built_in_student_that_takes_its_shapes(
@@ -187,13 +200,16 @@ def test_a_graph_learns_from_a_graph_and_leaves_as_pt2_and_onnx(
     model = stack.client.model(to_graph["result"]["model_id"])
     assert (model["format"], model["architecture"]) == ("pt2", None)
     assert model["parameters"] == sum(weight.numel() for weight in Residual(4).parameters())
+    assert [(group["name"], group["units"]) for group in model["units"]["groups"]] == [("stem", 4), ("block.conv1", 4)]
     found = run_outside(stack, to_graph, tmp_path, digits[0][:300])
     assert (found["foreign"], found["shape"]) == ([], [300, 10])
     assert max(found["difference"], found["alone"]) < 1e-4
     assert np.mean(np.array(found["classes"]) == digits[1][:300]) > 0.5
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["onnx"]["file"] == "model.onnx"
-    assert manifest["verification"]["onnx"] <= manifest["verification"]["tolerance"]
+    verified = {file["file"]: file for file in manifest["verification"]}
+    assert verified["model.onnx"]["max_abs_difference"] <= verified["model.onnx"]["tolerance"]
+    assert stack.client.report(to_graph["id"])["verification"] == manifest["verification"]
 
 
 def test_the_trained_weights_have_the_names_of_the_class_that_stayed_at_home(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,27 @@ from sklearn.datasets import load_digits
 from service.contract.errors import Invalid, NotAvailable
 from service.contract.reports import Report
 from service.contract.specs import (
-    Architecture,
     DatasetDeclaration,
     DistillSpec,
-    KdObjective,
     ModelDeclaration,
-    Training,
 )
-from tests.unit.training.blobs import CPU, Crash, Interrupting, Listening, fingerprint
-from workers.distillation.objectives import labels_only
-from workers.formats.datasets import load_dataset, read_dataset
-from workers.formats.models import facts_of, read_model, write_canonical
+from tests.integration.pipelines import (
+    DATASET,
+    STUDENT,
+    TEACHER,
+    TRAINING,
+    UPLOAD,
+    canonical_digits,
+    context_of,
+    run,
+)
+from tests.unit.training.blobs import Crash, Interrupting, Listening, fingerprint
+from workers.formats.datasets import read_dataset
+from workers.formats.models import read_model
 from workers.job import JobContext, JobResult
-from workers.journal import Silent, Stopped
-from workers.material import built
-from workers.pipeline import PIPELINES, stages_of
+from workers.journal import Stopped
+from workers.pipeline import stages_of
 from workers.training.checkpoint import load_checkpoint
-from workers.training.loop import train
-
-TEACHER, STUDENT, DATASET = "mdl_" + 26 * "1", "mdl_" + 26 * "2", "dat_" + 26 * "3"
-UPLOAD = "upl_" + 26 * "0"
-SHAPE = [1, 8, 8]
-TRAINING = {"epochs": 6, "batch_size": 64, "optimizer": {"name": "adamw", "lr": 0.005}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,30 +46,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def mlp(*hidden: int, dropout: float = 0.0) -> Architecture:
-    options = {"input_shape": SHAPE, "num_classes": 10, "hidden": hidden, "dropout": dropout}
-    return Architecture.model_validate({"name": "mlp", "options": options})
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Canonical folders of the digits, of a teacher trained on them, and of an untrained student."""
-    root = tmp_path_factory.mktemp("inputs")
-    folders = {name: root / name for name in (TEACHER, STUDENT, DATASET)}
-    for folder in folders.values():
-        folder.mkdir()
-    digits = load_digits()
-    np.savez(root / "data.npz", x=digits.images[:, None].astype(np.float32), y=digits.target)
-    declared = {"name": "digits", "files": {"data.npz": UPLOAD}, "transform": {"normalize": "auto"}}
-    read_dataset(root, DatasetDeclaration.model_validate(declared), folders[DATASET], max_bytes=2**30)
-    dataset, training = load_dataset(folders[DATASET]), Training.model_validate({**TRAINING, "epochs": 12})
-    for name, architecture, epochs in ((TEACHER, mlp(128, 64), 12), (STUDENT, mlp(12), 0)):
-        network = built(architecture, seed=1)
-        if epochs:
-            train(network, dataset, labels_only(KdObjective()), training, seed=1, device=CPU, journal=Silent())
-        facts = facts_of(architecture, network)
-        write_canonical(network.state_dict(), architecture, facts, folders[name])
-    return folders
+    return canonical_digits(tmp_path_factory.mktemp("inputs"))
 
 
 def spec_of(student: dict[str, Any] | None = None, **config: Any) -> DistillSpec:
@@ -85,26 +63,6 @@ def spec_of(student: dict[str, Any] | None = None, **config: Any) -> DistillSpec
             "seed": 3,
         }
     )
-
-
-def context_of(spec: DistillSpec, inputs: dict[str, Path], work_dir: Path, **changes: Any) -> JobContext:
-    work_dir.mkdir(parents=True, exist_ok=True)
-    context = JobContext(
-        job_id="job_" + 26 * "4",
-        spec=spec,
-        inputs=inputs,
-        work_dir=work_dir,
-        seed=spec.seed,
-        device=CPU,
-        num_threads=1,
-        checkpoint=None,
-        journal=Listening(),
-    )
-    return replace(context, **changes)
-
-
-def run(context: JobContext) -> JobResult:
-    return PIPELINES[context.spec.type](context)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +107,12 @@ def test_the_artifact_says_what_made_it(finished: tuple[JobResult, Listening, Di
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["lineage"] == {"job": "job_" + 26 * "4", "teacher": TEACHER, "dataset": DATASET}
     assert manifest["seed"] == 3
-    assert manifest["verification"] is not None
+    verified = {file["file"]: file for file in manifest["verification"]}
+    assert list(verified) == ["model.pt2", "model.safetensors", "model.onnx"]
+    assert all(manifest["files"][name]["sha256"] == file["sha256"] for name, file in verified.items())
+    assert all(file["max_abs_difference"] <= file["tolerance"] for file in verified.values())
+    assert json.loads((result.folder / "report.json").read_text()) == result.report
+    assert result.report["verification"] == manifest["verification"]
     for name, facts in manifest["files"].items():
         assert hashlib.sha256((result.folder / name).read_bytes()).hexdigest() == facts["sha256"]
     assert {"model.safetensors", "model.pt2", "report.json", "README.md", "learning_curve.svg"} <= set(
@@ -166,6 +129,7 @@ def test_the_result_can_be_the_teacher_of_the_next_job(
     declared = {**result.declaration, "files": {"model.safetensors": UPLOAD}}
     facts = read_model(result.folder, ModelDeclaration.model_validate(declared), out)
     assert facts == result.facts
+    assert [group["units"] for group in facts["units"]["groups"]] == [16]
     student = {"architecture": {"name": "mlp", "options": {"hidden": [4]}}}
     next_job = context_of(spec_of(student), {**inputs, TEACHER: out}, tmp_path / "work", journal=UntilEvaluation())
     assert len(train_all(next_job)) == 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from service.contract.reports import Comparison, Interval, Measures, Report
+from service.contract.reports import Comparison, FileVerification, Interval, Measures, Report
 from workers.training.data import Scaling
 
 
@@ -101,7 +101,7 @@ $spec
 
 $files
 
-`manifest.json` repeats these hashes beside seed, versions and verification.
+$verification`manifest.json` repeats these hashes beside seed and versions.
 """)
 
 
@@ -140,6 +140,7 @@ def model_card(
         weights=_weights(architecture),
         lineage=_json(lineage),
         spec=_json(spec),
+        verification=_verification(report.verification),
         files=_table(
             ["file", "bytes", "SHA-256"], [[f"`{name}`", f"{f.size:,}", f"`{f.sha256}`"] for name, f in files.items()]
         ),
@@ -217,6 +218,21 @@ def _weights(architecture: Mapping[str, Any] | None) -> str:
         "The weights alone, as a plain state dict:\n\n```python\nfrom safetensors.torch import load_file\n\n"
         f'state = load_file("model.safetensors")\n```\n\nThey belong to this architecture:\n\n```json\n'
         f"{_json(architecture)}\n```"
+    )
+
+
+def _verification(files: Sequence[FileVerification]) -> str:
+    """How far each file is from the trained model; nothing where none was verified."""
+    if not files:
+        return ""
+    rows = [
+        [f"`{f.file}`", f"`{f.tool}` {f.version}", str(f.examples), f"{f.max_abs_difference:.2g}", f"{f.tolerance:.2g}"]
+        for f in files
+    ]
+    table = _table(["file", "opened with", "examples", "largest difference", "tolerance"], rows)
+    return (
+        "Before they were published, a fresh process opened these and compared their logits with the trained model's, "
+        f"on all of the examples together and on one alone:\n\n{table}\n\n"
     )
 
 

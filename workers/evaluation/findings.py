@@ -212,7 +212,12 @@ def shared_errors(report: Report) -> Finding | None:
 def other_candidate(report: Report) -> Finding | None:
     """How the epoch that was not chosen does on the same split."""
     selection, student = report.selection, report.student
-    if selection.other_accuracy is None or selection.other_epoch is None or student.accuracy is None:
+    if (
+        selection is None
+        or selection.other_accuracy is None
+        or selection.other_epoch is None
+        or student.accuracy is None
+    ):
         return None
     if selection.other_epoch == selection.epoch:
         return None

@@ -2,14 +2,24 @@
 
 Everything in it is computed here from what was measured; nothing is measured here. Models go by their role:
 "teacher", "student", "control" (the same student trained on the labels alone), and "other" (the student's epoch
-that was not chosen: the last if the best was, and the other way round).
+that was not chosen: the last if the best was, and the other way round). Whatever else has logits is a contender, of
+the same cost as the student.
 """
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from service.contract.reports import Environment, Latency, Measures, Report, Selection, StageOutcome
+from service.contract.reports import (
+    Contender,
+    Environment,
+    Latency,
+    Measures,
+    Pruning,
+    Report,
+    Selection,
+    StageOutcome,
+)
 from workers.evaluation.calibration import calibration_error, reliability
 from workers.evaluation.comparison import Ratios, compare, distillation_effect
 from workers.evaluation.cost import Cost
@@ -26,15 +36,16 @@ def build_report(
     costs: Mapping[str, Cost],
     bytes_on_disk: Mapping[str, int],
     latencies: Mapping[str, tuple[Latency, ...]],
-    selection: Selection,
+    selection: Selection | None,
     environment: Environment,
     stages: Sequence[StageOutcome] = (),
+    pruning: Pruning | None = None,
 ) -> Report:
     """Compare the models by their logits (n, K) on one split; labels (n,) int64, or None.
 
-    Costs, bytes and latencies are needed for "teacher", "student" and, if it has logits, "control".
+    Costs, bytes and latencies are needed for all that have logits but "other".
     """
-    roles = [role for role in ("teacher", "student", "control") if role in logits]
+    roles = [role for role in logits if role != "other"]
     measures = {
         role: measure(logits[role], labels, costs[role], bytes_on_disk[role], latencies[role]) for role in roles
     }
@@ -57,7 +68,13 @@ def build_report(
             if "control" in logits
             else None
         ),
-        selection=with_other(selection, logits.get("other"), labels),
+        controls={
+            role: Contender(measures=measures[role], comparison=comparisons[role])
+            for role in roles
+            if role not in ("teacher", "student", "control")
+        },
+        pruning=pruning,
+        selection=None if selection is None else with_other(selection, logits.get("other"), labels),
         environment=environment,
         stages=tuple(stages),
     )

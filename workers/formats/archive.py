@@ -19,6 +19,7 @@ from service.contract.errors import InputRejected
 
 LOCAL_HEADER_BYTES = 30
 ENTRY_BYTES = 46  # the least that one entry of the table takes
+ENTRY_LENGTHS, ENTRY_LENGTHS_AT = struct.Struct("<3H"), 28  # of its name, extra field and comment
 LONGEST_NAME = 1024
 LONGEST_COMMENT = 2**16
 END_BYTES, LOCATOR_BYTES, END64_BYTES = 22, 20, 76  # the last with its locator
@@ -40,7 +41,7 @@ def opened(path: Path, *, max_entries: int) -> Iterator[zipfile.ZipFile]:
     """
     check_table_size(path, max_entries)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with table_of(path) as archive:
             check_members(path.name, archive, max_entries)
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
@@ -52,6 +53,16 @@ def opened(path: Path, *, max_entries: int) -> Iterator[zipfile.ZipFile]:
             f"{path.name} uses a feature of zip that is not taken ({error}); store or deflate its members.",
             code="archive_refused",
         ) from error
+
+
+def table_of(path: Path) -> zipfile.ZipFile:
+    """The archive, its table read. Offsets that lead nowhere are damage like any other."""
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        raise zipfile.BadZipFile(str(error)[:200]) from error
 
 
 def check_table_size(path: Path, max_entries: int) -> None:
@@ -68,15 +79,37 @@ def check_table_size(path: Path, max_entries: int) -> None:
             code="truncated",
         )
     entries, table_bytes = struct.unpack_from("<HI", tail, at + 10)
+    end = size - len(tail) + at  # of the table
     # Where zipfile looks for the records of large archives: right before the end record.
     large = at - END64_BYTES
     if large >= 0 and tail.startswith(END64, large) and tail.startswith(END64_LOCATOR, at - LOCATOR_BYTES):
         entries, table_bytes = struct.unpack_from("<QQ", tail, large + 32)
+        end -= END64_BYTES
     if entries > max_entries or table_bytes > max_entries * (ENTRY_BYTES + 256):
         raise InputRejected(
             f"{path.name} declares {entries} members in a table of {table_bytes} bytes; "
             f"at most {max_entries} members are taken.",
             code="too_large",
+        )
+    check_count(path, entries, table_bytes, end)
+
+
+def check_count(path: Path, entries: int, table_bytes: int, end: int) -> None:
+    """Refuse a table that ends at `end` and lists more than it declares: each entry becomes an object."""
+    if table_bytes > end:
+        raise InputRejected(
+            f"{path.name} is cut short: its table is longer than the file. {WHOLE_AGAIN}", code="truncated"
+        )
+    with path.open("rb") as file:
+        file.seek(end - table_bytes)
+        table = file.read(table_bytes)
+    position = count = 0
+    while position + ENTRY_BYTES <= len(table) and count <= entries:
+        position += ENTRY_BYTES + sum(ENTRY_LENGTHS.unpack_from(table, position + ENTRY_LENGTHS_AT))
+        count += 1
+    if count > entries:
+        raise InputRejected(
+            f"{path.name} declares {entries} members and lists more. {WHOLE_AGAIN}", code="archive_refused"
         )
 
 
@@ -88,11 +121,15 @@ def check_members(file_name: str, archive: zipfile.ZipFile, max_entries: int) ->
             f"{file_name} has {len(members)} members; at most {max_entries} are taken.", code="too_large"
         )
     seen: set[str] = set()
+    if any(member.header_offset < 0 for member in members):
+        raise InputRejected(f"{file_name}: a member lies before the file. {WHOLE_AGAIN}", code="archive_refused")
     for member in members:
         if fault := member_fault(member):
             raise InputRejected(f"{file_name}: member {member.orig_filename[:200]!r} {fault}.", code="archive_refused")
         if member.filename in seen:
-            raise InputRejected(f"{file_name}: member {member.filename!r} occurs twice.", code="archive_refused")
+            raise InputRejected(
+                f"{file_name}: member {member.filename!r} occurs twice; write it once.", code="archive_refused"
+            )
         seen.add(member.filename)
     check_overlaps(file_name, members, archive.start_dir)
 

@@ -13,7 +13,6 @@ the first versions are refused.
 import io
 import pickle
 import pickletools
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -25,6 +24,8 @@ from workers.formats import archive
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_ENTRIES = 100_000
+MAX_OPCODES = 5_000_000  # a state dict has about 50 for each tensor
+TAR, TAR_AT = b"ustar", 257  # the mark in a tar file's first block
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # torch's magic number is a pickle of its own
 LEGACY_PICKLES = 4  # after it: protocol, machine, the object, the keys of its storages
 OPCODES_WITH_NAMES = {"GLOBAL", "INST"}
@@ -62,7 +63,7 @@ def read_checkpoint(path: Path) -> Any:
     if archive.is_zip(path):
         check_archive(path)
         return load(path, mmap=True)
-    if tarfile.is_tarfile(path):
+    if is_tar(path):
         raise InputRejected(
             f"{path.name} is a tar file, as torch wrote before version 0.2; that format is not read. "
             "Load it with the torch that wrote it and save its state_dict anew, best as safetensors.",
@@ -70,6 +71,13 @@ def read_checkpoint(path: Path) -> Any:
         )
     check_legacy(path)
     return load(path, mmap=False)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar archive, by its mark alone: `tarfile` would try to unpack it."""
+    with path.open("rb") as file:
+        file.seek(TAR_AT)
+        return file.read(len(TAR)) == TAR
 
 
 def check_archive(path: Path) -> None:
@@ -116,9 +124,11 @@ def check_names(path: Path, file: BinaryIO) -> None:
     foreign: dict[str, None] = {}
     start = file.tell()
     try:
-        for opcode, argument, position in pickletools.genops(file):
-            if (position or 0) - start > MAX_PICKLE_BYTES:
-                refuse_pickle(path, f"its pickle is longer than {MAX_PICKLE_BYTES} bytes", "too_large")
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+            if (position or 0) - start > MAX_PICKLE_BYTES or number > MAX_OPCODES:
+                refuse_pickle(
+                    path, f"its pickle is longer than {MAX_PICKLE_BYTES} bytes or {MAX_OPCODES} opcodes", "too_large"
+                )
             if opcode.name in OPCODES_WITH_NAMES and argument not in ALLOWED:
                 foreign[str(argument).replace(" ", ".")] = None
             if opcode.name in OPCODES_REFUSED:

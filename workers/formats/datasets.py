@@ -21,9 +21,9 @@ import numpy as np
 from service.contract.errors import InputRejected
 from service.contract.specs import DatasetDeclaration, Splits, Task
 from workers.formats import image_folders, npz, parquet, tensor_arrays
-from workers.formats.arrays import SPLITS, Array, Arrays
+from workers.formats.arrays import SPLITS, Array, Arrays, Source
 from workers.formats.division import Fractions, Rows, divide
-from workers.formats.inputs import Part, Written, check_total, parts_of, write_inputs
+from workers.formats.inputs import Part, Written, are_tokens, check_total, parts_of, write_inputs
 from workers.formats.labels import Labels, class_counts, read_labels
 from workers.formats.normalization import scale_factor, scaling_of
 from workers.training.data import Dataset, Scaling, Split
@@ -65,7 +65,7 @@ def read_dataset(folder: Path, declaration: DatasetDeclaration, out: Path, *, ma
     try:
         with reader(folder / name, scratch, max_bytes) as arrays:
             parts = parts_of(arrays)
-            check_total(parts, max_bytes)
+            check_total(parts, max_bytes, (folder / name).stat().st_size)
             written = write_inputs(parts, out / X)
             labels, classes = labels_of(parts, declaration.task), arrays.classes
     finally:
@@ -73,9 +73,7 @@ def read_dataset(folder: Path, declaration: DatasetDeclaration, out: Path, *, ma
     num_classes = len(classes) if classes is not None else labels_classes(labels)
     y = None if labels[0] is None and not any(labels) else joined(parts, labels)
     rows, division = split_rows(parts, labels, declaration)
-    channels = written.example_shape[0]
-    factor = scale_factor(parts[0].x.dtype, written.example_shape)
-    scaling = scaling_of(declaration.transform.normalize, factor, out / X, rows["train"], channels)
+    scaling = input_scaling(parts[0].x, written, declaration, out / X, rows["train"])
     labelled = [s for s in rows if is_labelled(s, parts)]
     facts = {
         **input_facts(written, scaling),
@@ -88,6 +86,26 @@ def read_dataset(folder: Path, declaration: DatasetDeclaration, out: Path, *, ma
         "division": division,
     }
     return write_description(facts, labelled, y, rows, out)
+
+
+def input_scaling(
+    source: Source, written: Written, declaration: DatasetDeclaration, x: Path, rows: Rows
+) -> Scaling | None:
+    """How inputs become float32; None for token ids, which stay what they are.
+
+    Raises `InputRejected`: "tokens_refused" for a normalisation of token ids, else as `scaling_of`.
+    """
+    normalize = declaration.transform.normalize
+    if not are_tokens(source):
+        factor = scale_factor(source.dtype, written.example_shape)
+        return scaling_of(normalize, factor, x, rows, written.example_shape[0])
+    if normalize is not None:
+        raise InputRejected(
+            f"{source.name} has type {source.dtype} and shape {list(source.shape)}: these are token ids, which cannot "
+            "be normalised. Leave normalize out, or save features as floats: x.astype('float32').",
+            code="tokens_refused",
+        )
+    return None
 
 
 def choose_reader(declaration: DatasetDeclaration) -> tuple[str, Reader]:
@@ -190,13 +208,19 @@ def counts_of(
     return known or None
 
 
-def input_facts(written: Written, scaling: Scaling) -> dict[str, Any]:
-    """What a record says of the inputs; the range is that of the stored values, before scaling."""
+def input_facts(written: Written, scaling: Scaling | None) -> dict[str, Any]:
+    """What a record says of the inputs; the range is that of the stored values, before scaling.
+
+    "dtype" is the type in which they are stored, "input_dtype" the one in which a network gets them: int64 for token
+    ids, which have no scaling, else float32.
+    """
+    values = None if scaling is None else {"factor": scaling.factor, "mean": [*scaling.mean], "std": [*scaling.std]}
     return {
         "input_shape": list(written.example_shape),
         "dtype": written.dtype.name,
         "range": [written.low, written.high],
-        "scaling": {"factor": scaling.factor, "mean": list(scaling.mean), "std": list(scaling.std)},
+        "input_dtype": "int64" if scaling is None else "float32",
+        "scaling": values,
     }
 
 
@@ -218,7 +242,8 @@ def load_dataset(folder: Path) -> Dataset:
     """The dataset of a canonical folder; inputs and labels are memory-mapped and shared by its splits."""
     described = json.loads((folder / DESCRIPTION).read_bytes())
     facts, labelled = described["facts"], described["labelled_splits"]
-    scaling = Scaling(facts["scaling"]["factor"], tuple(facts["scaling"]["mean"]), tuple(facts["scaling"]["std"]))
+    stored = facts["scaling"]
+    scaling = None if stored is None else Scaling(stored["factor"], tuple(stored["mean"]), tuple(stored["std"]))
     x = np.load(folder / X, mmap_mode="r")
     y = np.load(folder / Y, mmap_mode="r") if (folder / Y).exists() else None
 

@@ -5,7 +5,8 @@ it when it came, and reads it again, by the same rules, in every job. There is n
 could come to differ.
 
 A job feeds batches of any size to one input and learns from rows of logits, so a network has to take one float32
-tensor (B, ...) and return one (B, K), where the batch B is free and all else is fixed.
+tensor (B, ...), or int64 token ids (B, T), and return one float32 (B, K), where the batch B is free and all else is
+fixed; a length T of tokens may be free too.
 """
 
 import struct
@@ -19,6 +20,8 @@ from torch import nn
 from service.contract.errors import InputRejected
 from workers.formats.pt2_archive import LOCAL, open_archive
 from workers.formats.pt2_reader import read_pt2
+from workers.formats.token_inputs import TOKENS, are_tokens, has_free_length, token_facts, token_notes
+from workers.formats.units import units_of
 from workers.formats.weights import check_finite, short
 from workers.graph.cost import graph_cost
 from workers.graph.layer_graph import LayerGraph
@@ -43,7 +46,8 @@ def read_graph(path: Path, out: Path) -> dict[str, Any]:
     network = lift(read_pt2(path))
     check_interface(network)
     check_weights(network)
-    facts = graph_facts(network) | {"notes": notes_on(network)}
+    facts = graph_facts(network)
+    facts["notes"] = [*notes_on(network), *facts["notes"]]
     write_records(open_archive(path).records, out / PROGRAM)
     return facts
 
@@ -57,6 +61,7 @@ def graph_facts(network: LayerGraph) -> dict[str, Any]:
     """What the record of a model says of such a network."""
     cost = graph_cost(network)
     (name, takes), (returns,) = next(iter(network.inputs.items())), network.outputs
+    units, notes = units_of(lambda: network)
     return {
         "format": "pt2",
         "architecture": None,
@@ -66,14 +71,16 @@ def graph_facts(network: LayerGraph) -> dict[str, Any]:
         "peak_activation_bytes": cost.peak_activation_bytes,
         "inputs": [described(name, takes)],
         "outputs": [described("logits", returns)],
-        "units": None,
-        "notes": [],
+        "units": units,
+        "notes": [*token_notes(network), *notes],
+        **token_facts(network),
     }
 
 
 def described(name: str, tensor: TensorMeta) -> dict[str, Any]:
-    """A tensor on the wire; its batch is a word."""
-    return {"name": name, "shape": ["batch", *tensor.example_shape[1:]], "dtype": short(tensor.dtype)}
+    """A tensor on the wire; its batch is a word, and so is a free length of tokens."""
+    example = [TOKENS] if has_free_length(tensor) else tensor.example_shape[1:]
+    return {"name": name, "shape": ["batch", *example], "dtype": short(tensor.dtype)}
 
 
 def notes_on(network: LayerGraph) -> list[str]:
@@ -90,7 +97,7 @@ def notes_on(network: LayerGraph) -> list[str]:
 
 
 def check_interface(network: LayerGraph) -> None:
-    """`InputRejected` unless the network maps one float32 tensor (B, ...) to one (B, K), with B free."""
+    """`InputRejected` unless the network maps one tensor (B, ...), float32 or token ids, to one (B, K), with B free."""
     if len(network.inputs) != 1:
         refuse(f"The model takes {len(network.inputs)} tensors ({', '.join(network.inputs)}); expected one.")
     if len(network.outputs) != 1:
@@ -99,8 +106,12 @@ def check_interface(network: LayerGraph) -> None:
     for what, tensor in ((f"input {name}", takes), ("output", returns)):
         if tensor.dtype.is_floating_point and short(tensor.dtype) != "float32":
             refuse(f"The {what} has type {short(tensor.dtype)}; expected float32: model.float().", "dtype_refused")
-        if not tensor.dtype.is_floating_point:
-            refuse(f"The {what} has type {short(tensor.dtype)}; this version takes float32 alone.", "dtype_refused")
+        if not tensor.dtype.is_floating_point and (tensor is returns or not are_tokens(tensor)):
+            refuse(
+                f"The {what} has type {short(tensor.dtype)} and {len(tensor.shape)} dimensions; expected float32, or "
+                "int64 token ids (batch, tokens) as input.",
+                "dtype_refused",
+            )
     if len(takes.shape) < 2:
         refuse(f"The input {name} has {len(takes.shape)} dimensions; expected (batch, …).")
     check_batch(name, takes)
@@ -109,13 +120,14 @@ def check_interface(network: LayerGraph) -> None:
 
 
 def check_batch(name: str, takes: TensorMeta) -> None:
-    """`InputRejected` unless dimension 0, and no other, may have any size."""
+    """`InputRejected` unless dimension 0, and no other but a length of tokens, may have any size."""
     batch, *others = takes.shape
     if not isinstance(batch, SymbolicSize):
         refuse(f"The export took in its batch: input {name} is always {shown(takes)}. {EXPORT}", "batch_baked")
     if not isinstance(batch.expression, Symbol):
         refuse(f"The input {name} takes only batches of certain sizes. {EXPORT}", "batch_baked")
-    if free := [place for place, size in enumerate(others, 1) if not isinstance(size, int)]:
+    free = [place for place, size in enumerate(others, 1) if not isinstance(size, int)]
+    if free and not has_free_length(takes):
         refuse(
             f"Besides the batch, dimension {', '.join(map(str, free))} of the input {name} is dynamic too; "
             f"expected the size of the data's examples. {EXPORT}"

@@ -5,7 +5,6 @@ around everything is looked through; folders and the hidden files of desktops ar
 other file is refused, because a picture that is left out silently would be missed too late.
 """
 
-import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,14 @@ import numpy as np
 from service.contract.errors import InputRejected
 from workers.formats import archive
 from workers.formats.arrays import Array, Arrays, Source, rows_per_block
-from workers.formats.pictures import MAX_ENCODED_BYTES, Header, common_shape, decode, read_picture_header
+from workers.formats.pictures import (
+    MAX_ENCODED_BYTES,
+    Header,
+    check_encoded_total,
+    common_shape,
+    decode,
+    read_picture_header,
+)
 
 MAX_PICTURES = 1_000_000
 MAX_CLASSES = 100_000
@@ -55,6 +61,7 @@ def arrays_of(path: Path, scratch: Path, max_bytes: int) -> Iterator[Arrays]:  #
         if len(classes) > MAX_CLASSES:
             raise InputRejected(f"{path.name} has {len(classes)} classes; at most {MAX_CLASSES}.", code="too_large")
         check_encoded_sizes(pictures)
+        check_encoded_total(path.name, sum(p.member.file_size for p in pictures), path.stat().st_size)
         shape = common_shape(header_of(file, picture.member) for picture in pictures)
         sources: dict[str, Source] = {}
         for split in sorted({picture.split or "" for picture in pictures}):
@@ -119,7 +126,7 @@ def pixel_source(name: str, file: zipfile.ZipFile, pictures: Sequence[Picture], 
         step = rows_per_block(all_shape, 1)
         for start in range(0, len(pictures), step):
             members = [picture.member for picture in pictures[start : start + step]]
-            yield np.stack([decode(io.BytesIO(file.read(member)), member.filename, shape) for member in members])
+            yield np.stack([decode(file.read(member), member.filename, shape) for member in members])
 
     return Source(name, all_shape, np.dtype(np.uint8), blocks)
 

@@ -3,6 +3,9 @@
 Splits that came as separate arrays are laid one after another, so that every byte is stored once and
 a split is a range of rows. The type stays as it came (booleans become bytes), in this machine's byte
 order; finiteness and range are found in the same pass.
+
+An int32 or int64 array (N, T) holds token ids: sequences, which an embedding looks up. They are never scaled or
+normalised. Features that happen to be whole numbers come as floats, or as integers of another type.
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,9 @@ from service.contract.errors import InputRejected
 from workers.formats.arrays import MAX_EXAMPLE_BYTES, SPLITS, Array, Arrays, ArrayWriter, Source
 
 MAX_EXAMPLE_AXES = 4
+MAX_TOKEN = 2**31 - 1
+UNQUESTIONED_BYTES = 2**30
+MAX_EXPANSION = 256  # beyond that many bytes, for each byte of the file
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,11 @@ class Part:
     split: str | None
     x: Source
     y: Source | None
+
+
+def are_tokens(x: Source) -> bool:
+    """Whether inputs are token ids: (N, T) of int32 or int64."""
+    return len(x.shape) == 2 and x.dtype.kind == "i" and x.dtype.itemsize >= 4
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,11 @@ def check_rows(part: Part) -> None:
             "expected one row of labels for each input.",
             code="rows_mismatch",
         )
+    if part.y is not None and 0 in part.y.shape:
+        raise InputRejected(
+            f"{part.y.name} has shape {list(part.y.shape)}: its rows are empty. Expected a label in each.",
+            code="labels_shape",
+        )
 
 
 def example_shape(x: Source) -> tuple[int, ...]:
@@ -128,12 +144,18 @@ def check_alike(parts: Sequence[Part]) -> None:
             )
 
 
-def check_total(parts: Sequence[Part], max_bytes: int) -> None:
-    """Refuse more bytes than are taken, judged by the declared shapes."""
+def check_total(parts: Sequence[Part], max_bytes: int, file_bytes: int) -> None:
+    """Refuse more bytes than are taken, or than a file of that size can honestly hold, by the declared shapes."""
     total = sum(source.num_bytes for part in parts for source in (part.x, part.y) if source is not None)
     if total > max_bytes:
         raise InputRejected(
             f"The arrays have {total} bytes once unpacked; at most {max_bytes} are taken. Upload fewer examples.",
+            code="too_large",
+        )
+    if total > max(UNQUESTIONED_BYTES, MAX_EXPANSION * file_bytes):
+        raise InputRejected(
+            f"The arrays have {total} bytes once unpacked, and the file has {file_bytes}; at most {MAX_EXPANSION} are "
+            "taken for each. Save the arrays with less compression, or without.",
             code="too_large",
         )
 
@@ -154,7 +176,21 @@ def write_inputs(parts: Sequence[Part], path: Path) -> Written:
                 writer.write(block)
     finally:
         writer.close()
-    return Written(shape, dtype, number(min(lows)), number(max(highs)))
+    written = Written(shape, dtype, number(min(lows)), number(max(highs)))
+    if are_tokens(source):
+        check_tokens(source, written)
+    return written
+
+
+def check_tokens(x: Source, written: Written) -> None:
+    """Refuse integers that cannot be ids of tokens."""
+    if written.low < 0 or written.high > MAX_TOKEN:
+        odd = written.low if written.low < 0 else written.high
+        raise InputRejected(
+            f"{x.name} holds {odd}. An array of {x.dtype} and shape (N, T) is read as token ids, 0 to {MAX_TOKEN}; "
+            "save features as floats: x.astype('float32').",
+            code="tokens_refused",
+        )
 
 
 def number(value: Any) -> int | float:

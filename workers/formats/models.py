@@ -22,7 +22,11 @@ from workers.evaluation.cost import measure_cost
 from workers.formats import safetensors_file
 from workers.formats.checkpoint import read_checkpoint
 from workers.formats.graph_models import PROGRAM, load_graph, read_graph
+from workers.formats.tracing import as_graph
+from workers.formats.transformers_folder import CONFIG, read_transformers
+from workers.formats.units import units_of
 from workers.formats.weights import Found, find_state, fitted, without_prefixes
+from workers.graph.layer_graph import LayerGraph
 from workers.students.architectures import build
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -42,7 +46,7 @@ READERS: Mapping[str, tuple[str, Callable[[Path], Any]]] = {
     ".pth": ("checkpoint", read_checkpoint),
     ".bin": ("checkpoint", read_checkpoint),
 }
-LATER = {".json": "Hugging Face folders", ".onnx": "ONNX files"}
+LATER = {".onnx": "ONNX files"}
 
 
 def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[str, Any]:
@@ -64,6 +68,10 @@ def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[s
         With a `code` and what to do; "architecture_mismatch" lists what does not fit key by key.
 
     """
+    if CONFIG in declaration.files:
+        facts = read_transformers(folder, declaration, out)
+        write_description(None, facts, out)
+        return facts
     if [Path(name).suffix for name in declaration.files] == [".pt2"]:
         return read_exported(folder, declaration, out)
     path, form, read = choose_reader(folder, declaration)
@@ -79,7 +87,10 @@ def read_model(folder: Path, declaration: ModelDeclaration, out: Path) -> dict[s
     network = on_meta(architecture)
     expected = network.state_dict()
     fitting = fitted(without_prefixes(found, expected), expected, describe(architecture))
-    facts = facts_of(architecture, network) | {"format": form, "notes": list(fitting.notes)}
+    facts = signature_of(architecture, network) | {"format": form}
+    network.load_state_dict(fitting.tensors, assign=True)  # no second copy of the weights
+    units, notes = units_of(lambda: as_graph(network, input_shape_of(architecture)))
+    facts |= {"units": units, "notes": [*fitting.notes, *notes]}
     write_canonical(fitting.tensors, architecture, facts, out)
     return facts
 
@@ -223,9 +234,14 @@ def describe(architecture: Architecture) -> str:
 
 
 def facts_of(architecture: Architecture, network: nn.Module) -> dict[str, Any]:
-    """What a model's record says; `network` may lie on the meta device."""
-    shape, classes = architecture.options.input_shape, architecture.options.num_classes
-    assert shape is not None  # noqa: S101  construct() has refused it
+    """What the record of a model says of `network`, which lies with its weights on the CPU."""
+    units, notes = units_of(lambda: as_graph(network, input_shape_of(architecture)))
+    return signature_of(architecture, network) | {"format": "safetensors", "units": units, "notes": notes}
+
+
+def signature_of(architecture: Architecture, network: nn.Module) -> dict[str, Any]:
+    """What a network takes, gives and costs; it may lie on the meta device."""
+    shape, classes = input_shape_of(architecture), architecture.options.num_classes
     try:
         cost = measure_cost(network, shape)
     except (ValueError, RuntimeError, OverflowError) as error:
@@ -240,8 +256,14 @@ def facts_of(architecture: Architecture, network: nn.Module) -> dict[str, Any]:
         "inputs": [{"name": "input", "shape": ["batch", *shape], "dtype": "float32"}],
         "outputs": [{"name": "logits", "shape": ["batch", classes], "dtype": "float32"}],
         "architecture": architecture.model_dump(mode="json"),
-        "units": None,
     }
+
+
+def input_shape_of(architecture: Architecture) -> tuple[int, ...]:
+    """The shape of one example that a completed architecture takes."""
+    shape = architecture.options.input_shape
+    assert shape is not None  # noqa: S101  construct() has refused it
+    return tuple(shape)
 
 
 def write_canonical(
@@ -282,3 +304,12 @@ def load_model(folder: Path) -> nn.Module:
     if architecture is not None or (folder / WEIGHTS).exists():
         safetensors.torch.load_model(network, folder / WEIGHTS, strict=True)
     return network.eval()
+
+
+def load_as_graph(folder: Path) -> LayerGraph:
+    """The network of a canonical folder or of an artifact as a graph, whatever it arrived as; see `load_model`."""
+    network, architecture = load_model(folder), load_architecture(folder)
+    if isinstance(network, LayerGraph):
+        return network
+    assert architecture is not None  # noqa: S101  else its archive was loaded, as a graph
+    return as_graph(network, input_shape_of(architecture))

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 
 from service.contract.errors import InputRejected
 from workers.formats.arrays import Array, Arrays, Source, rows_per_block
-from workers.formats.pictures import MAX_ENCODED_BYTES, Header, common_shape, decode, read_picture_header
+from workers.formats.pictures import (
+    MAX_ENCODED_BYTES,
+    Header,
+    check_encoded_total,
+    common_shape,
+    decode,
+    read_picture_header,
+)
 
 MAX_COLUMNS = 100_000
 MAX_BATCH_ROWS = 65_536
@@ -34,7 +41,7 @@ def arrays_of(path: Path, scratch: Path, max_bytes: int) -> Iterator[Arrays]:  #
         file = pq.ParquetFile(path, memory_map=False, pre_buffer=False)
     with file:
         check_footer(path.name, file, max_bytes)
-        yield Arrays(sources_of(path.name, file))
+        yield Arrays(sources_of(path.name, file, path.stat().st_size))
 
 
 @contextmanager
@@ -42,7 +49,9 @@ def reading(file_name: str) -> Iterator[None]:
     """Arrow's errors as `InputRejected`."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, OSError) as error:
+    except MemoryError:  # Arrow's own is one of Arrow's exceptions too
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputRejected(
             f"{file_name} cannot be read as Parquet ({(str(error) or repr(error)).splitlines()[0][:200]}); "
             "it is damaged, cut short or of another format. Write it again and upload it whole.",
@@ -63,14 +72,14 @@ def check_footer(file_name: str, file: Any, max_bytes: int) -> None:
         )
 
 
-def sources_of(file_name: str, file: Any) -> dict[str, Source]:
+def sources_of(file_name: str, file: Any, file_bytes: int) -> dict[str, Source]:
     """The arrays x and, where there is a label column, y."""
     schema, num_rows = file.schema_arrow, file.metadata.num_rows
     if len(set(schema.names)) != len(schema.names):
         raise InputRejected(f"{file_name} has two columns of one name.", code="columns_refused")
     if IMAGE in schema.names:
         check_others(file_name, schema, {IMAGE, LABEL})
-        sources = {"x": picture_source(file_name, file, schema.field(IMAGE).type, num_rows)}
+        sources = {"x": picture_source(file_name, file, schema.field(IMAGE).type, file_bytes)}
     elif TEXT in schema.names:
         raise InputRejected(
             f"{file_name} has a text column; text is not available in this version. "
@@ -164,21 +173,21 @@ def column_values(file_name: str, column: Any, name: str, start: int) -> Array:
     return values
 
 
-def picture_source(file_name: str, file: Any, kind: Any, num_rows: int) -> Source:
+def picture_source(file_name: str, file: Any, kind: Any, file_bytes: int) -> Source:
     """The column of encoded pictures: bytes, or a struct with bytes as the Hugging Face hub writes it."""
     if not is_encoded(kind):
         raise InputRejected(
             f"{file_name}: the image column has type {kind}; expected encoded PNG or JPEG bytes.",
             code="columns_refused",
         )
-    shape = common_shape(picture_headers(file_name, file))
-    all_shape = (num_rows, *shape)
+    shape = common_shape(picture_headers(file_name, file, file_bytes))
+    all_shape = (file.metadata.num_rows, *shape)
 
     def blocks() -> Iterator[Array]:
         step = min(PICTURES_PER_BATCH, rows_per_block(all_shape, 1))
         for start, batch in batches(file_name, file, [IMAGE], step):
             encoded = encoded_pictures(file_name, batch.column(0), start)
-            yield np.stack([decode(io.BytesIO(data), f"the picture in row {row}", shape) for row, data in encoded])
+            yield np.stack([decode(data, f"the picture in row {row}", shape) for row, data in encoded])
 
     return Source("x", all_shape, np.dtype(np.uint8), blocks)
 
@@ -190,10 +199,13 @@ def is_encoded(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def picture_headers(file_name: str, file: Any) -> Iterator[Header]:
-    """The header of every picture in the column."""
+def picture_headers(file_name: str, file: Any, file_bytes: int) -> Iterator[Header]:
+    """The header of every picture in the column; one that is written once may stand in a billion rows."""
+    total = 0
     for start, batch in batches(file_name, file, [IMAGE], PICTURES_PER_BATCH):
         for row, data in encoded_pictures(file_name, batch.column(0), start):
+            total += len(data)
+            check_encoded_total(file_name, total, file_bytes)
             yield read_picture_header(io.BytesIO(data), f"the picture in row {row}")
 
 

@@ -10,6 +10,7 @@ results are detached, which gives the same gradients.
 
 import math
 import operator
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from workers.formats import pt2_schema as schema
 from workers.formats.operators import CHECKS, resolve
 from workers.formats.pt2_archive import malformed
 from workers.formats.pt2_names import is_qualified_name
+from workers.formats.pt2_schema import LARGEST_GRAPH
 from workers.formats.pt2_tensors import dtype_of
 from workers.formats.symbols import NotAnExpression, parse_size
 from workers.graph.calls import schema_arguments
@@ -195,6 +197,8 @@ def arranged(overload: "OpOverload[..., Any]", named: Mapping[str, Any]) -> tupl
 def add_nodes(builder: GraphBuilder, nodes: tuple[schema.Node, ...], depth: int = 0) -> None:
     """Append all nodes of a graph or region."""
     for node in nodes:
+        if len(builder.graph.nodes) > LARGEST_GRAPH:
+            raise malformed(f"its graph has more than {LARGEST_GRAPH} nodes")
         if node.target == GRAD_REGION:
             add_region(builder, node, depth)
         elif node.target not in CHECKS:
@@ -284,8 +288,8 @@ def add_region(builder: GraphBuilder, node: schema.Node, depth: int) -> None:
         raise malformed("a region without gradients takes other inputs than it is given")
     # Names inside are the region's own; values and sizes of both are described in the one or the other.
     inner = GraphBuilder(
-        values={**builder.values, **region.tensor_values},
-        sizes={**builder.sizes, **region.sym_int_values},
+        values=ChainMap(region.tensor_values, builder.values),  # type: ignore[arg-type]  # it is only read
+        sizes=ChainMap(region.sym_int_values, builder.sizes),  # type: ignore[arg-type]  # as above
         module_names=builder.module_names,
         graph=builder.graph,
         named={getattr(name, "name", None) or name.as_name: node for name, node in zip(names, operands, strict=True)},

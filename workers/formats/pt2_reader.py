@@ -9,7 +9,7 @@ unpickled, evaluated or looked up beyond those tables, and sample inputs are nev
 What is refused is refused with `InputRejected`, whose detail names the operator, record or name and what to do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -153,10 +153,13 @@ def check_stored(name: str, builder: GraphBuilder, value: str, stored: Tensor) -
 def add_outputs(builder: GraphBuilder, signature: schema.Signature) -> None:
     """Return the user's outputs; a buffer's new value is written into the buffer first."""
     returned: list[fx.Node] = []
+    buffers = {
+        spec.buffer.buffer_name: spec.buffer.arg.name for spec in signature.input_specs if spec.buffer is not None
+    }
     for spec in signature.output_specs:
         only(spec, "output")
         if spec.buffer_mutation is not None:
-            write_buffer(builder, signature, spec.buffer_mutation)
+            write_buffer(builder, buffers, spec.buffer_mutation)
         elif spec.user_output is not None and spec.user_output.arg.as_tensor is not None:
             returned.append(builder.node(spec.user_output.arg.as_tensor.name))
         elif spec.user_output is None or kind(spec.user_output.arg) != "as_none":
@@ -170,16 +173,9 @@ def add_outputs(builder: GraphBuilder, signature: schema.Signature) -> None:
     output.meta["val"] = None
 
 
-def write_buffer(builder: GraphBuilder, signature: schema.Signature, mutation: schema.BufferMutation) -> None:
-    """A decomposed program returns the new values of its buffers; ours writes them."""
-    owner = next(
-        (
-            spec.buffer.arg.name
-            for spec in signature.input_specs
-            if spec.buffer is not None and spec.buffer.buffer_name == mutation.buffer_name
-        ),
-        None,
-    )
+def write_buffer(builder: GraphBuilder, buffers: Mapping[str, str], mutation: schema.BufferMutation) -> None:
+    """A decomposed program returns the new values of its buffers; ours writes them. `buffers`: name -> value."""
+    owner = buffers.get(mutation.buffer_name)
     if owner is None:
         raise malformed(f"it changes a buffer {mutation.buffer_name[:120]!r} that it does not have")
     arguments = (builder.node(owner), builder.node(mutation.arg.name))

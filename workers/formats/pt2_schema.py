@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.contract.errors import InputRejected
 
 SUPPORTED_MAJOR = 8
-LARGEST_DOCUMENT = 256 * 2**20  # bytes
+LARGEST_DOCUMENT = 64 * 2**20  # bytes
+MOST_OBJECTS = 500_000  # in one document; each takes a kilobyte of memory
+LARGEST_GRAPH = 20_000  # nodes; each takes a millisecond or two
 
 Model = TypeVar("Model", bound=BaseModel)
 Text = Annotated[str, Field(max_length=4096)]
@@ -139,7 +141,7 @@ class Node(Record):
 class Graph(Record):
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    nodes: Annotated[tuple[Node, ...], Field(max_length=200_000)]
+    nodes: Annotated[tuple[Node, ...], Field(max_length=LARGEST_GRAPH)]
     tensor_values: dict[str, TensorMeta]
     sym_int_values: dict[str, SymInt]
     sym_bool_values: dict[str, SymBool]
@@ -295,8 +297,13 @@ def parse(model: type[Model], document: memoryview, record: str) -> Model:
             "Export a smaller model, or one without stack traces.",
             code="archive_malformed",
         )
+    contents = bytes(document)
+    if contents.count(b"{") > MOST_OBJECTS:
+        raise InputRejected(
+            f"{record} holds more than {MOST_OBJECTS} objects. Export a smaller model.", code="archive_malformed"
+        )
     try:
-        return model.model_validate_json(bytes(document))
+        return model.model_validate_json(contents)
     except ValidationError as error:
         raise InputRejected(explain(error, record), code="archive_malformed") from None
 

@@ -35,6 +35,7 @@ DTYPES: dict[int, torch.dtype] = {
 }
 STRIDED = 7
 LARGEST_OFFSET = 2**48  # elements
+MOST_VIEWS = 16  # times that all stored bytes may stand in different tensors
 
 
 def dtype_of(number: int, where: str) -> torch.dtype:
@@ -51,7 +52,9 @@ def dtype_of(number: int, where: str) -> torch.dtype:
 def read_tensors(archive: Archive, folder: str, payloads: Mapping[str, Payload]) -> dict[str, Tensor]:
     """Each name's tensor, parameters as `nn.Parameter`; names of one tensor have the same object."""
     read: dict[tuple[object, ...], Tensor] = {}
-    tensors = {}
+    tensors, claimed = {}, 0
+    places = {f"{folder}/{payload.path_name}" for payload in payloads.values()}
+    most = MOST_VIEWS * sum(len(archive.records.get(place, b"")) for place in places)
     for name, payload in payloads.items():
         meta = checked_meta(name, payload)
         sizes, strides = whole(meta.sizes, name), whole(meta.strides, name)
@@ -60,6 +63,9 @@ def read_tensors(archive: Archive, folder: str, payloads: Mapping[str, Payload])
         if key not in read:
             record = archive.require(f"{folder}/{payload.path_name}")
             values = view(record, dtype_of(meta.dtype, name), sizes, strides, offset, name)
+            claimed += values.numel() * values.itemsize
+            if claimed > most:
+                raise malformed(f"its tensors are views of each other that have more than {most} bytes together")
             read[key] = nn.Parameter(values, requires_grad=meta.requires_grad) if payload.is_param else values
         tensors[name] = read[key]
     return tensors

@@ -8,8 +8,10 @@ expected outputs.
 """
 
 import argparse
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,33 @@ import torch
 from torch import Tensor
 
 from workers.formats.graph_models import PROGRAM
-from workers.formats.models import load_model
+from workers.formats.models import WEIGHTS, load_model
 from workers.formats.onnx_file import run_session
 
 ONNX = "model.onnx"
 BATCH = 256
+Network = Callable[[Tensor], Tensor]
 
 
-def verify(folder: Path, x: Path, expected: Path) -> dict[str, Any]:
+def load_program(folder: Path) -> Network:
+    """The exported program, by torch's own loader, which may see this archive since we have just written it."""
+    network: Network = torch.export.load(folder / PROGRAM).module()
+    return network
+
+
+def load_session(folder: Path) -> Network:
+    return run_session(folder / ONNX)
+
+
+# File -> the distribution that reads it, what of it does, and how.
+TOOLS: Mapping[str, tuple[str, str, Callable[[Path], Network]]] = {
+    PROGRAM: ("torch", "torch.export.load", load_program),
+    WEIGHTS: ("safetensors", "safetensors.torch.load_model", load_model),
+    ONNX: ("onnxruntime", "onnxruntime.InferenceSession", load_session),
+}
+
+
+def verify(folder: Path, x: Path, expected: Path) -> list[dict[str, Any]]:
     """Compare the outputs of the written files with those that are expected.
 
     Parameters
@@ -34,54 +55,61 @@ def verify(folder: Path, x: Path, expected: Path) -> dict[str, Any]:
         Holds `model.pt2` and `model.safetensors` (with its architecture in the metadata, or else for the
         network of `model.pt2`), and may hold `model.onnx`.
     x
-        .npy of inputs, (B, …) float32, already scaled.
+        .npy of inputs, (B, …) float32, already scaled, or int64 token ids.
     expected
         .npy of the trained model's outputs for them, (B, …) float32.
 
     Returns
     -------
-    dict
-        "examples": B; "finite": whether all outputs are; "pt2" and "safetensors": the largest absolute
-        difference from the expected outputs; "single": that of `model.pt2` on the first example alone;
-        "onnx": the largest on all examples or the first alone, None without such a file.
+    list
+        For each file: "file", "sha256" of its bytes, "tool" and "version" of what ran it, "examples" (B), and
+        "max_abs_difference", the largest from the expected outputs on all inputs or the first alone; None where
+        an output is not finite or of another shape.
 
     """
-    inputs = torch.from_numpy(np.load(x)).float()
+    inputs = torch.from_numpy(np.load(x))
     wanted = torch.from_numpy(np.load(expected)).float()
     if len(inputs) != len(wanted) or not len(inputs):
         raise ValueError(f"{len(inputs)} inputs and {len(wanted)} expected outputs; need as many, and at least one")
-    program = torch.export.load(folder / PROGRAM).module()
-    network = load_model(folder)
-    from_program, from_weights = outputs_of(program, inputs), outputs_of(network, inputs)
-    return {
-        "examples": len(inputs),
-        "finite": bool(from_program.isfinite().all() and from_weights.isfinite().all()),
-        "pt2": largest_difference(from_program, wanted),
-        "safetensors": largest_difference(from_weights, wanted),
-        "single": largest_difference(outputs_of(program, inputs[:1]), wanted[:1]),
-        "onnx": onnx_difference(folder / ONNX, inputs, wanted) if (folder / ONNX).exists() else None,
-    }
+    return [
+        {
+            "file": name,
+            "sha256": sha256_of(folder / name),
+            "tool": tool,
+            "version": version(distribution),
+            "examples": len(inputs),
+            "max_abs_difference": difference(load(folder), inputs, wanted),
+        }
+        for name, (distribution, tool, load) in TOOLS.items()
+        if name != ONNX or (folder / name).exists()
+    ]
 
 
-def onnx_difference(path: Path, inputs: Tensor, wanted: Tensor) -> float:
-    """The largest difference of an ONNX file's outputs, on all inputs and on the first alone."""
-    run = run_session(path)
-    alone = largest_difference(outputs_of(run, inputs[:1]), wanted[:1])
-    return max(alone, largest_difference(outputs_of(run, inputs), wanted))
+def difference(network: Network, inputs: Tensor, wanted: Tensor) -> float | None:
+    """The largest difference of a network's outputs, on all inputs and on the first alone, which is another batch."""
+    all_at_once = largest_difference(outputs_of(network, inputs), wanted)
+    alone = largest_difference(outputs_of(network, inputs[:1]), wanted[:1])
+    return None if all_at_once is None or alone is None else max(all_at_once, alone)
 
 
-def outputs_of(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Outputs of a model, batch by batch."""
+def outputs_of(network: Network, inputs: Tensor) -> Tensor:
+    """Outputs of a network, batch by batch."""
     with torch.no_grad():
-        return torch.cat([model(batch) for batch in torch.split(inputs, BATCH)])
+        return torch.cat([network(batch) for batch in torch.split(inputs, BATCH)])
 
 
-def largest_difference(one: Tensor, other: Tensor) -> float:
-    """The largest |one - other|; infinite where the shapes differ or a value is NaN."""
-    if one.shape != other.shape:
-        return float("inf")
-    difference = (one - other).abs().max().item()
-    return difference if difference == difference else float("inf")  # noqa: PLR0124  NaN alone differs from itself
+def largest_difference(one: Tensor, other: Tensor) -> float | None:
+    """The largest |one - other|; None where the shapes differ or a value is not finite."""
+    if one.shape != other.shape or not one.isfinite().all():
+        return None
+    found = (one - other).abs().max()
+    return found.item() if found.isfinite() else None
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:
@@ -90,7 +118,8 @@ def main() -> None:
     for name in ("folder", "x", "expected"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    print(json.dumps(verify(arguments.folder, arguments.x, arguments.expected)))  # noqa: T201  its output is its result
+    found = verify(arguments.folder, arguments.x, arguments.expected)
+    print(json.dumps(found, allow_nan=False))  # noqa: T201  its output is its result
 
 
 if __name__ == "__main__":

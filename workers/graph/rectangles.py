@@ -82,5 +82,5 @@ def pin_lonely(components: Components, ledger: Ledger) -> None:
     """A unit that is all of a tensor's axis cannot go: nothing would be left."""
     for labels in ledger.slots.values():
         roots = components.roots[labels]
-        if roots[0] != PINNED and (roots == roots[0]).all():
+        if roots.size and roots[0] != PINNED and (roots == roots[0]).all():
             components.connect(roots[:1], FIXED)

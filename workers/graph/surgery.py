@@ -47,11 +47,11 @@ def remove(network: LayerGraph, selection: Mapping[str, Sequence[int]], groups: 
 def check_something_left(kept: Kept, reading: Reading) -> None:
     """`ValueError` where a parameter, a buffer or a value would lose all its channels."""
     for (name, axis), labels in reading.ledger.slots.items():
-        if not kept[labels].any():
+        if labels.size and not kept[labels].any():
             raise ValueError(f"nothing would be left of axis {axis} of {name}; leave at least one of its units")
     for node, value in reading.values.items():
         for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, np.ndarray) and not kept[part].any():
+            if isinstance(part, np.ndarray) and part.size and not kept[part].any():
                 raise ValueError(f"nothing would be left of the channels of {node.name}; leave at least one of them")
 
 

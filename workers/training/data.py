@@ -2,7 +2,7 @@
 
 Arrays are memory-mapped; a split is a view of them by row numbers. Integer images are scaled by
 1/255 and every input normalised only when its batch is made, so that the bytes lie on disk once,
-in the type in which they came.
+in the type in which they came. Token ids are neither scaled nor normalised.
 """
 
 from dataclasses import dataclass
@@ -39,17 +39,19 @@ class Split:
     x: npt.NDArray[np.generic]  # (N, …) memory-mapped
     y: npt.NDArray[np.generic] | None  # (N,) int64 classes, or None
     rows: npt.NDArray[np.int64]  # (n,) row numbers into x and y
-    scaling: Scaling
+    scaling: Scaling | None  # None: token ids
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, positions: npt.NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return inputs (float32, scaled) and labels (int64) of the given positions within this split."""
+        """Return inputs (float32, scaled; or int64 token ids) and labels of the given positions within this split."""
         rows = self.rows[positions]
-        x = torch.from_numpy(np.ascontiguousarray(self.x[rows])).to(device)
+        values = np.ascontiguousarray(self.x[rows])
+        # On the CPU, since accelerators know few integers.
+        x = torch.from_numpy(values.astype(np.int64) if self.scaling is None else values).to(device)
         y = None if self.y is None else torch.from_numpy(np.ascontiguousarray(self.y[rows])).to(device)
-        return self.scaling(x), y
+        return x if self.scaling is None else self.scaling(x), y
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_a_rejected_model_says_why_in_the_shape_of_a_problem(house: House) -> No
         ("weights.pkl", "invalid_request", "torch.export"),
         ("net.py", "invalid_request", "torch.export"),
         ("weights.bin", "invalid_request", "model.safetensors, checkpoint.pt"),
-        ("config.json", "not_available", "not read yet"),
+        ("model-00001-of-00002.safetensors", "invalid_request", "model.safetensors"),
     ],
 )
 def test_files_without_a_role_are_refused_by_name(house: House, name: str, code: str, phrase: str) -> None:
@@ -114,6 +114,28 @@ def test_an_upload_must_be_complete_and_ones_own(house: House) -> None:
     for refused in (theirs, nobodys):
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
         assert "there is no upload" in refused.json()["detail"]
+
+
+def test_a_file_of_another_model_makes_a_model_with_one_call(house: House) -> None:
+    source = house.model(b"smaller")
+    body = {"name": "copy", "files": {"model.pt2": f"{source}/model.safetensors"}}
+    made = house.ann.post("/v1/models", json=body)
+    assert made.status_code == 201, made.text
+    (file,) = made.json()["files"]
+    assert (file["path"], file["size"]) == ("model.pt2", len(b"smaller"))
+    assert made.json()["state"] == "inspecting"
+    house.ann.delete(f"/v1/models/{source}")
+    assert house.ann.get(file["url"]).content == b"smaller"
+
+
+def test_a_file_of_a_model_must_be_there_and_ones_own(house: House) -> None:
+    source = house.model()
+    absent = house.ann.post("/v1/models", json={"name": "a", "files": {"model.pt2": f"{source}/step-001.pt2"}})
+    assert absent.status_code == 422
+    assert absent.json()["errors"][0]["pointer"] == "/files/model.pt2"
+    assert "has no file step-001.pt2; it has model.safetensors" in absent.json()["detail"]
+    others = house.bob.post("/v1/models", json={"name": "a", "files": {"model.pt2": f"{source}/model.safetensors"}})
+    assert (others.status_code, others.json()["detail"]) == (422, f"/files/model.pt2: there is no model {source}")
 
 
 def test_two_files_of_weights_are_one_too_many(house: House) -> None:

@@ -8,6 +8,7 @@ from jsonschema_rs import validator_for
 
 from service.api.examples import EXAMPLES
 from service.contract.catalogue import ARCHITECTURES
+from service.contract.criteria import CRITERIA
 from service.contract.errors import Unavailable
 from service.contract.records import WorkerRecord
 from tests.integration.api.house import House
@@ -104,7 +105,7 @@ def test_the_catalogue_lists_names_with_schemas(house: House) -> None:
     architectures = house.ann.get("/v1/architectures").json()["items"]
     assert [entry["name"] for entry in architectures] == list(ARCHITECTURES)
     assert all(entry["options"]["type"] == "object" for entry in architectures)
-    assert house.ann.get("/v1/criteria").json() == {"items": [], "next_page_token": None}
+    assert [entry["name"] for entry in house.ann.get("/v1/criteria").json()["items"]] == list(CRITERIA)
     (kd,) = house.ann.get("/v1/objectives").json()["items"]
     assert (kd["name"], kd["options"]["properties"]["temperature"]["default"]) == ("kd", 3.0)
     assert kd["presets"]["cifar100"] == {"temperature": 4.0, "alpha": 0.1}

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 import os
@@ -6,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from service.contract.errors import VerificationFailed
-from service.contract.reports import Report
+from service.contract.reports import FileVerification, Report
 from service.contract.specs import Architecture, DistillSpec
 from tests.unit.evaluation.reports import ENVIRONMENT, report
-from workers.evaluation import artifact
-from workers.evaluation.artifact import verify_artifact, weights_size, write_artifact
+from workers.evaluation import verification
+from workers.evaluation.artifact import weights_size, write_artifact, write_models
+from workers.evaluation.card import Inputs
+from workers.evaluation.verification import verify_models
 from workers.formats.artifacts import export_program
 from workers.formats.onnx_file import write_onnx
-from workers.formats.verify import verify
+from workers.formats.verify import sha256_of, verify
 from workers.students.architectures import build
 from workers.training.data import Scaling
 
@@ -40,6 +44,7 @@ LINEAGE = {"job": "job_01ktcz5vwm9j6p2n4qe8rhsxtb", "teacher": SPEC.teacher, "da
 HISTORY = {"student": [{"epoch": 1, "train/loss": 1.0, "validation/loss": 1.1, "validation/accuracy": 0.5}]}
 EXAMPLES = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 REPORT = report()
+IN_A_FRESH_PROCESS = verification.found_by_fresh_process
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,20 +59,43 @@ def student() -> nn.Module:
     return build("resnet8", {}, input_shape=(1, 8, 8), num_classes=5, seed=3).train()
 
 
-def write(folder: Path, model: nn.Module, examples: Tensor = EXAMPLES, found: Report = REPORT) -> dict[str, Any]:
+def in_this_process(folder: Path, examples: Tensor, expected: Tensor) -> list[dict[str, Any]]:
+    """The same check of the same files, without the seconds that a fresh process takes to import torch."""
+    np.save(folder.parent / "x.npy", examples.numpy())
+    np.save(folder.parent / "expected.npy", expected.numpy())
+    return verify(folder, folder.parent / "x.npy", folder.parent / "expected.npy")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def verify_here() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "found_by_fresh_process", in_this_process)
+        yield
+
+
+def write_model(folder: Path, model: nn.Module, examples: Tensor = EXAMPLES) -> str | None:
+    return write_models(folder, model=model, architecture=ARCHITECTURE, example_inputs=examples)
+
+
+def document(folder: Path, found: Report, without_onnx: str | None = None) -> dict[str, Any]:
     return write_artifact(
         folder,
-        model=model,
-        architecture=ARCHITECTURE,
         report=found,
+        without_onnx=without_onnx,
+        architecture=ARCHITECTURE,
+        inputs=Inputs((1, 8, 8), "float32", Scaling(factor=1 / 16, mean=(0.3,), std=(0.4,))),
         history=HISTORY,
         spec=SPEC,
         seed=7,
         lineage=LINEAGE,
-        example_inputs=examples,
-        environment=ENVIRONMENT,
-        scaling=Scaling(factor=1 / 16, mean=(0.3,), std=(0.4,)),
     )
+
+
+def write(folder: Path, model: nn.Module) -> dict[str, Any]:
+    """All steps, as a job takes them."""
+    without_onnx = write_model(folder, model)
+    found = REPORT.model_copy(update={"verification": verify_models(folder, model, EXAMPLES)})
+    return document(folder, found, without_onnx)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +105,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def folder(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("artifact")
+    path = tmp_path_factory.mktemp("written") / "artifact"
     write(path, model)
     return path
 
@@ -111,8 +139,27 @@ def test_the_manifest_says_what_the_model_was_made_from(folder: Path) -> None:
     assert manifest["environment"]["versions"] == ENVIRONMENT.versions
 
 
-def test_the_report_can_be_read_back(folder: Path) -> None:
-    assert Report.model_validate_json((folder / "report.json").read_bytes()) == REPORT
+def test_the_report_can_be_read_back_and_says_how_each_file_was_verified(folder: Path, model: nn.Module) -> None:
+    found = Report.model_validate_json((folder / "report.json").read_bytes())
+    assert found.model_copy(update={"verification": ()}) == REPORT
+    listed = manifest_of(folder)
+    assert [file.model_dump() for file in found.verification] == listed["verification"]
+    assert [(file.file, file.tool, file.version) for file in found.verification] == [
+        ("model.pt2", "torch.export.load", version("torch")),
+        ("model.safetensors", "safetensors.torch.load_model", version("safetensors")),
+        ("model.onnx", "onnxruntime.InferenceSession", version("onnxruntime")),
+    ]
+    largest = max(1.0, float(build_expected(model, EXAMPLES).abs().max()))
+    for file in found.verification:
+        assert file.sha256 == listed["files"][file.file]["sha256"]
+        assert file.examples == len(EXAMPLES)
+        assert 0 <= file.max_abs_difference <= file.tolerance == pytest.approx(1e-4 * largest)
+
+
+def test_the_card_says_how_each_file_was_verified(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    for file in manifest_of(folder)["verification"]:
+        assert f"| `{file['file']}` | `{file['tool']}` {file['version']} | 5 | " in card
 
 
 def test_the_weights_are_the_trained_ones(folder: Path, model: nn.Module) -> None:
@@ -132,29 +179,25 @@ def test_the_card_lists_the_hashes_of_the_model_files(folder: Path) -> None:
 
 
 def test_the_same_weights_give_the_same_bytes(folder: Path, model: nn.Module, tmp_path: Path) -> None:
-    before = contents(folder)
-    before["manifest.json"] = json.dumps({**manifest_of(folder), "verification": None}).encode()
-    write(tmp_path, model)
-    again = contents(tmp_path)
-    again["manifest.json"] = json.dumps(manifest_of(tmp_path)).encode()
-    assert again == before
+    write(tmp_path / "again", model)
+    assert contents(tmp_path / "again") == contents(folder)
 
 
 @pytest.mark.slow
 def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     script = "import sys, pathlib; from tests.unit.evaluation.test_artifact import *; torch.set_num_threads(1)"
-    script += "; write(pathlib.Path(sys.argv[1]), student())"
+    script += "; write(pathlib.Path(sys.argv[1]) / 'artifact', student())"
     environment = {**os.environ, "PYTHONHASHSEED": "99", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment)
     for name in ("model.safetensors", "model.pt2", "model.onnx", "learning_curve.svg", "README.md", "report.json"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+        assert (tmp_path / "artifact" / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_writing_again_into_the_same_folder_changes_nothing(model: nn.Module, tmp_path: Path) -> None:
-    first = write(tmp_path, model)
-    files = contents(tmp_path)
-    assert write(tmp_path, model) == first
-    assert contents(tmp_path) == files
+    first = write(tmp_path / "artifact", model)
+    files = contents(tmp_path / "artifact")
+    assert write(tmp_path / "artifact", model) == first
+    assert contents(tmp_path / "artifact") == files
 
 
 def test_nothing_names_a_place_of_this_machine(folder: Path) -> None:
@@ -170,55 +213,73 @@ def test_the_model_keeps_its_mode_and_its_gradients(folder: Path, model: nn.Modu
 
 
 @pytest.mark.slow
-def test_a_fresh_process_computes_what_the_trained_model_computed(folder: Path, model: nn.Module) -> None:
-    found = verify_artifact(folder, model, EXAMPLES)
-    assert found["examples"] == len(EXAMPLES)
-    assert max(found["pt2"], found["safetensors"], found["single"], found["onnx"]) <= found["tolerance"] < 1e-2
-    assert manifest_of(folder)["verification"] == found
+def test_a_fresh_process_computes_what_the_trained_model_computed(
+    folder: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "found_by_fresh_process", IN_A_FRESH_PROCESS)
+    found = verify_models(folder, model, EXAMPLES)
+    assert [file.model_dump(mode="json") for file in found] == manifest_of(folder)["verification"]
 
 
-def in_this_process(folder: Path, examples: Tensor, expected: Tensor) -> dict[str, Any]:
-    """The same check of the same files, without the seconds that a fresh process takes to import torch."""
-    np.save(folder.parent / "x.npy", examples.numpy())
-    np.save(folder.parent / "expected.npy", expected.numpy())
-    return verify(folder, folder.parent / "x.npy", folder.parent / "expected.npy")
+def scaled(model: nn.Module) -> nn.Module:
+    """The model with its first weights 10% larger."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
+    return other
 
 
 @pytest.mark.parametrize("file", ["pt2", "safetensors"])
 def test_other_weights_in_a_file_fail_the_verification(
-    file: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, folder: Path, model: nn.Module, tmp_path: Path
 ) -> None:
-    folder, other = tmp_path / "artifact", student()
-    with torch.no_grad():
-        next(other.parameters()).mul_(1.1)
-    write(folder, model)
-    good = (folder / f"model.{file}").read_bytes()
-    write(folder, other)
-    monkeypatch.setattr(artifact, "outputs_of_fresh_process", in_this_process)
-    with pytest.raises(VerificationFailed, match=r"logits differ from the trained model's: pt2 by 0\.\d+"):
-        verify_artifact(folder, model, EXAMPLES)
-    (folder / f"model.{file}").write_bytes(good)
-    wrong = "safetensors" if file == "pt2" else "pt2"
-    with pytest.raises(VerificationFailed, match=rf"{wrong} by 0\.\d+"):
-        verify_artifact(folder, model, EXAMPLES)
-    assert manifest_of(folder)["verification"] is None
+    wrong = tmp_path / "artifact"
+    write_model(wrong, scaled(model))
+    for good in {"model.pt2", "model.safetensors", "model.onnx"} - {f"model.{file}"}:
+        shutil.copy(folder / good, wrong / good)
+    with pytest.raises(VerificationFailed, match=rf"logits differ from the trained model's: .*model\.{file} by 0\.\d+"):
+        verify_models(wrong, model, EXAMPLES)
 
 
-def test_an_onnx_file_with_other_weights_or_none_at_all_fails_the_verification(
-    folder: Path, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = student()
-    with torch.no_grad():
-        next(other.parameters()).mul_(1.1)
+def test_an_onnx_file_with_other_weights_fails_the_verification(folder: Path, model: nn.Module, tmp_path: Path) -> None:
     copied = tmp_path / "artifact"
     shutil.copytree(folder, copied)
-    assert write_onnx(export_program(other.eval(), EXAMPLES, tmp_path / "other.pt2"), copied / "model.onnx") is None
-    monkeypatch.setattr(artifact, "outputs_of_fresh_process", in_this_process)
-    with pytest.raises(VerificationFailed, match=r"onnx by 0\.\d+"):
-        verify_artifact(copied, model, EXAMPLES)
-    (copied / "model.onnx").unlink()
-    with pytest.raises(VerificationFailed, match=r"onnx by inf"):
-        verify_artifact(copied, model, EXAMPLES)
+    program = export_program(scaled(model).eval(), EXAMPLES, tmp_path / "other.pt2")
+    assert write_onnx(program, copied / "model.onnx") is None
+    with pytest.raises(VerificationFailed, match=r"model\.onnx by 0\.\d+"):
+        verify_models(copied, model, EXAMPLES)
+
+
+def test_outputs_that_are_no_numbers_fail_the_verification(model: nn.Module, tmp_path: Path) -> None:
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    write_model(tmp_path / "artifact", broken)
+    with pytest.raises(VerificationFailed, match=r"model\.pt2 by no finite number"):
+        verify_models(tmp_path / "artifact", broken, EXAMPLES)
+
+
+@pytest.mark.parametrize("name", ["model.pt2", "model.safetensors", "model.onnx"])
+def test_nothing_is_said_of_a_file_that_is_not_the_verified_one(name: str, folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "artifact"
+    shutil.copytree(folder, copied)
+    found = Report.model_validate_json((copied / "report.json").read_bytes())
+    with (copied / name).open("r+b") as file:
+        file.seek(200)
+        file.write(b"\0\1")
+    (copied / "manifest.json").unlink()
+    with pytest.raises(VerificationFailed, match=rf"^{name}: not the files that were verified"):
+        document(copied, found)
+    (copied / name).unlink()
+    with pytest.raises(VerificationFailed, match=rf"^{name}: "):
+        document(copied, found)
+    assert not (copied / "manifest.json").exists()
+
+
+def test_models_that_nobody_verified_become_no_artifact(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "artifact")
+    with pytest.raises(VerificationFailed, match="not the files that were verified"):
+        document(tmp_path / "artifact", REPORT)
 
 
 class Bessel(nn.Module):
@@ -234,7 +295,15 @@ class Bessel(nn.Module):
 
 
 def test_a_network_that_onnx_cannot_express_goes_without_and_says_which_operator(tmp_path: Path) -> None:
-    manifest = write(tmp_path, Bessel())
+    without_onnx = write_model(tmp_path, Bessel())
+    verified = tuple(
+        FileVerification(
+            file=name, sha256=sha256_of(tmp_path / name), tool="none", version="0", examples=5, max_abs_difference=0.0,
+            tolerance=1.0,
+        )
+        for name in ("model.pt2", "model.safetensors")
+    )  # fmt: skip
+    manifest = document(tmp_path, REPORT.model_copy(update={"verification": verified}), without_onnx)
     assert not (tmp_path / "model.onnx").exists()
     assert "model.onnx" not in manifest["files"]
     assert (manifest["onnx"]["file"], "bessel_i1e" in manifest["onnx"]["reason"]) == (None, True)
@@ -250,14 +319,15 @@ def test_a_fresh_process_that_fails_is_quoted(
     program.write_text("#!/bin/sh\necho Traceback >&2; echo 'ValueError: the archive is cut off' >&2; exit 1\n")
     program.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(verification, "found_by_fresh_process", IN_A_FRESH_PROCESS)
     with pytest.raises(
         VerificationFailed, match="could not load and run the files: ValueError: the archive is cut off"
     ):
-        verify_artifact(folder, model, EXAMPLES)
+        verify_models(folder, model, EXAMPLES)
 
 
 def test_one_example_is_enough_and_the_batch_stays_free(model: nn.Module, tmp_path: Path) -> None:
-    write(tmp_path, model, EXAMPLES[:1])
+    write_model(tmp_path, model, EXAMPLES[:1])
     program = torch.export.load(tmp_path / "model.pt2").module()
     expected = build_expected(model, EXAMPLES)
     torch.testing.assert_close(program(EXAMPLES), expected, rtol=1e-4, atol=1e-5)

@@ -119,7 +119,7 @@ def test_pictures_without_a_channel_axis_get_one(tmp_path: Path) -> None:
     assert load_dataset(out).input_shape == (1, 4, 5)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i4", "?"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "u4", "u8", "f2", "f4", "f8", ">f4", "?"])
 def test_every_type_of_number_trains(tmp_path: Path, dtype: str) -> None:
     x = RNG.integers(0, 2, (60, 7)).astype(dtype)
     facts, out = read_arrays(tmp_path, x=x, y=LABELS)

@@ -86,7 +86,8 @@ def test_its_facts_are_those_of_the_network(tmp_path: Path) -> None:
     assert (
         facts["peak_activation_bytes"] == 3 * (6 * 8 * 8) * 4
     )  # the block's input, and what its norm reads and writes
-    assert (facts["format"], facts["architecture"], facts["units"], facts["notes"]) == ("pt2", None, None, [])
+    assert (facts["format"], facts["architecture"], facts["notes"]) == ("pt2", None, [])
+    assert [(group["name"], group["units"]) for group in facts["units"]["groups"]] == [("stem", 6)]
     assert facts["inputs"] == [{"name": "x", "shape": ["batch", 1, 8, 8], "dtype": "float32"}]
     assert facts["outputs"] == [{"name": "logits", "shape": ["batch", 10], "dtype": "float32"}]
 
@@ -178,7 +179,8 @@ PAIR = torch.zeros(2, 4)
 UNUSABLE: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], str, str]] = {
     "two inputs": (lambda w, a, b: w * a + b, (PAIR, PAIR), "signature_refused", "takes 2 tensors"),
     "two outputs": (lambda w, a: (w * a, a + 1), (PAIR,), "signature_refused", "returns 2 tensors"),
-    "token ids": (lambda w, a: w * a.float(), (PAIR.long(),), "dtype_refused", "int64"),
+    "narrow token ids": (lambda w, a: w * a.float(), (PAIR.int(),), "dtype_refused", "int32"),
+    "integer pictures": (lambda w, a: w * a[:, 0].float(), (PAIR.long()[:, None],), "dtype_refused", "3 dimensions"),
     "float64": (lambda w, a: w * a, (PAIR.double(),), "dtype_refused", "float64"),
     "numbers": (lambda w, a: w * a, (torch.zeros(2),), "signature_refused", "1 dimensions"),
     "pictures out": (lambda w, a: (w * a)[:, None], (PAIR,), "signature_refused", "row of logits"),

@@ -328,6 +328,16 @@ def test_a_report_is_a_table_with_intervals_units_and_the_findings_in_words() ->
     assert lines[-1] == "• It is [small]."
 
 
+def test_a_report_says_how_far_each_file_is_from_the_trained_model() -> None:
+    file = {"file": "model.onnx", "tool": "onnxruntime.InferenceSession", "version": "1.27.0"}
+    numbers = {"sha256": "ab", "examples": 64, "max_abs_difference": 2.9e-06, "tolerance": 0.0011}
+    expected = (
+        "model.onnx, opened by onnxruntime.InferenceSession 1.27.0, differs from the trained model by at most 2.9e-06 "
+        "in its logits (tolerance 0.0011)."
+    )
+    assert expected in printed({**REPORT, "verification": [file | numbers]})
+
+
 def test_a_report_without_a_control_has_no_column_for_it() -> None:
     lines = printed({**REPORT, "control": None, "control_comparison": None})
     assert "1000 examples of the test split teacher student" in lines

@@ -36,34 +36,31 @@ def test_choices_are_written_down_before_anything_is_computed_and_kept_afterward
 def test_a_finished_training_is_found_again(tmp_path: Path) -> None:
     first = course(tmp_path / "a")
     with first.stage("training"):
-        assert first.outcome("student") is None
-        first.finish("student", outcome(), 10)
+        assert first.recall("student") is None
+        first.remember("student", outcome().plain(), 10)
     path, step = told_checkpoints(first)[-1]
-    again = course(tmp_path / "b", path).outcome("student")
+    plain = course(tmp_path / "b", path).recall("student")
     assert step == 10
-    assert again is not None
+    assert plain is not None
+    again = TrainingOutcome.from_plain(plain)
     assert again.history == outcome().history
     assert all(torch.equal(again.last_state[name], tensor) for name, tensor in outcome().last_state.items())
 
 
-def test_the_state_of_a_training_is_for_its_own_stage_alone(tmp_path: Path) -> None:
+def test_the_state_of_unfinished_work_is_for_that_work_alone(tmp_path: Path) -> None:
     first = course(tmp_path / "a")
-    with first.stage("training"):
-        path = first.save({"step": 3})
+    path = first.save("student", {"step": 3})
     again = course(tmp_path / "b", path)
-    with again.stage("teacher"):
-        assert again.training_state() is None
-    with again.stage("training"):
-        assert again.training_state() == {"step": 3}
-        again.finish("student", outcome(), 10)
-    with again.stage("control"):
-        assert again.training_state() is None
+    assert again.state_of("control") is None
+    assert again.state_of("student") == {"step": 3}
+    again.remember("student", outcome().plain(), 10)
+    assert again.state_of("student") is None
 
 
 def test_seconds_add_up_over_attempts(tmp_path: Path) -> None:
     first = course(tmp_path / "a")
     with first.stage("training"):
-        path = first.save({"step": 3})
+        path = first.save("student", {"step": 3})
     before = load_checkpoint(path)["seconds"]["training"]
     again = course(tmp_path / "b", path)
     with again.stage("training"):
@@ -75,9 +72,9 @@ def test_seconds_add_up_over_attempts(tmp_path: Path) -> None:
 def test_the_last_checkpoints_are_kept_and_older_ones_removed(tmp_path: Path) -> None:
     made = course(tmp_path / "a")
     with made.stage("training"):
-        paths = [made.save({"step": step}) for step in range(6)]
+        paths = [made.save("student", {"step": step}) for step in range(6)]
     assert [path.exists() for path in paths] == [False] * (6 - KEPT_CHECKPOINTS) + [True] * KEPT_CHECKPOINTS
-    assert load_checkpoint(paths[-2])["training"] == {"step": 4}
+    assert load_checkpoint(paths[-2])["under_way"] == ("student", {"step": 4})
 
 
 def test_a_checkpoint_of_another_layout_is_not_guessed_at(tmp_path: Path) -> None:
@@ -87,4 +84,4 @@ def test_a_checkpoint_of_another_layout_is_not_guessed_at(tmp_path: Path) -> Non
     assert isinstance(made.journal, Listening)
     assert made.journal.events[0][0] == "warning"
     assert "begins anew" in made.journal.events[0][1]["text"]
-    assert made.outcome("student") is None
+    assert made.recall("student") is None

@@ -17,8 +17,9 @@ import torch
 from structlog.testing import capture_logs
 
 from service.contract.errors import InputRejected, Unavailable
+from service.contract.specs import ModelDeclaration
 from tests.architectures import exported, specimen
-from tests.unit.formats.declared import declare_dataset, declare_model, read_dataset_in, read_model_in
+from tests.unit.formats.declared import UPLOAD, declare_dataset, declare_model, read_dataset_in, read_model_in
 from tests.unit.formats.test_pictures import encoded, zipped
 from tests.unit.workers import labourer
 from workers import reader
@@ -119,8 +120,33 @@ def test_models_of_every_kind_are_read_in_the_jail_as_outside(files: Path, name:
     facts = read_in_jail("model", files.parent, declaration)
     expected, _ = read_model_in(files, declaration)
     assert facts == json.loads(json.dumps(expected))
+    assert len(facts["units"]["groups"]) == 6  # so torch.export works in the jail
+    assert list((files.parent / "scratch").iterdir()) == []
     x = torch.randn(3, 1, 16, 16)
     assert torch.equal(load_model(files.parent / "jailed")(x), model(x))
+
+
+def test_exported_networks_are_read_in_the_jail_as_outside(files: Path) -> None:
+    (files / "model.pt2").write_bytes(exported("vit").read_bytes())
+    declaration = ModelDeclaration.model_validate({"name": "m", "files": {"model.pt2": UPLOAD}})
+    facts = read_in_jail("model", files.parent, declaration)
+    expected, _ = read_model_in(files, declaration)
+    assert facts == json.loads(json.dumps(expected))
+    assert {"heads", "head width", "channels"} == {group["kind"] for group in facts["units"]["groups"]}
+
+
+def test_a_network_whose_graph_the_jail_has_no_room_for_is_read_without_its_units(files: Path) -> None:
+    model = build("resnet8", {}, input_shape=[1, 16, 16], num_classes=7, seed=1)
+    safetensors.torch.save_file(model.state_dict(), files / "model.safetensors")
+    declaration = declare_model("model.safetensors", "resnet8", input_shape=[1, 16, 16], num_classes=7)
+    order = ordered("model", files.parent, declaration)
+    largest = (files / "model.safetensors").stat().st_size + 4096  # bytes of one file: enough for the weights alone
+    facts, why = reader._attempt(order.model_copy(update={"max_bytes": largest}), lambda: None)
+    assert facts is not None, why
+    assert facts["units"] is None
+    assert len(facts["notes"]) == 1
+    assert "its units are not known" in facts["notes"][0]
+    assert facts["parameters"] == sum(weight.numel() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["resnet8"])
