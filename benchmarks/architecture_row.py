@@ -51,10 +51,17 @@ def step(facts: dict[str, Any], name: str, action: Callable[[], Any]) -> Any:
     try:
         facts[name] = action()
     except Exception as error:  # noqa: BLE001  a row that fails is a result
-        words = " ".join(str(error).split())
-        facts["failures"][name] = f"{type(error).__name__}: {words[:LONGEST]}"
+        facts["failures"][name] = told(error)
         return None
     return facts[name]
+
+
+def told(error: BaseException) -> str:
+    """The first cause of an error, which knows best, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:LONGEST]}{'…' * (len(words) > LONGEST)}"
 
 
 def compressed(facts: dict[str, Any], network: nn.Module, inputs: Outputs, folder: Path) -> bool:

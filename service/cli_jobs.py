@@ -1,12 +1,12 @@
 """Commands about jobs: submit, watch, the list, cancel, retry and the report."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli_specs import distillation, given, pruning, refuse, spec_from, training
 from service.terminal import (
     AsJson,
     Labels,
@@ -28,30 +28,6 @@ app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
 
-def spec_from(file: Path) -> dict[str, Any]:
-    """Return the job in a file, or on stdin for "-". Raises Mistake."""
-    if str(file) != "-" and not file.is_file():
-        raise Mistake(f"there is no file {file}")
-    text = sys.stdin.read() if str(file) == "-" else file.read_text()
-    try:
-        spec = json.loads(text)
-    except ValueError as error:
-        raise Mistake(f"{file} is not JSON: {error}") from None
-    if not isinstance(spec, dict):
-        raise Mistake(f'{file} holds no JSON object; a job is one, such as {{"type": "distill", …}}')
-    return spec
-
-
-def given(**fields: Any) -> dict[str, Any]:
-    """Return those fields that were given; the service fills in the others."""
-    return {name: value for name, value in fields.items() if value not in (None, {})}
-
-
-def student_of(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the student: a registered model by its id, or a built-in architecture by its name."""
-    return {"model": name} if name.startswith("mdl_") else {"architecture": {"name": name, "options": options}}
-
-
 def conclude(client: "Client", job_id: str) -> None:
     """Watch a job until it is done; fail when it did."""
     from service.watching import watch as follow
@@ -63,44 +39,100 @@ def conclude(client: "Client", job_id: str) -> None:
     note(f"{job_id} made {job['result']['model_id']}; next: stillhouse report {job_id}")
 
 
+Amount = Annotated[float | None, typer.Option(metavar="FRACTION", rich_help_panel="Pruning", help="That remains.")]
+DISTILLATION = {"rich_help_panel": "Distillation"}
+PRUNING = {"rich_help_panel": "Pruning"}
+
+
 @app.command()
 def submit(
     file: Annotated[Path | None, typer.Argument(metavar="FILE.json|-", help="A job as on the wire.")] = None,
-    teacher: Annotated[str | None, typer.Option(metavar="MODEL")] = None,
     dataset: Annotated[str | None, typer.Option(metavar="DATASET")] = None,
-    student: Annotated[str | None, typer.Option(metavar="ARCHITECTURE|MODEL", help="What to train.")] = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="KEY=JSON", help="Of the student's architecture.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="MODEL", help="What to distil.", **DISTILLATION)] = None,
+    student: Annotated[
+        str | None, typer.Option(metavar="ARCHITECTURE|MODEL", help="What to train.", **DISTILLATION)
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=JSON", help="Of the student's architecture.", **DISTILLATION)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.", **DISTILLATION)] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Also train the student on the labels alone.", **DISTILLATION)
+    ] = False,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="What to prune.", **PRUNING)] = None,
+    macs: Amount = None,
+    params: Amount = None,
+    bytes_: Annotated[
+        float | None, typer.Option("--bytes", metavar="FRACTION", help="That remains.", **PRUNING)
+    ] = None,
+    latency: Amount = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(help="Prune while the accuracy holds; 0.01 is one point.", **PRUNING)
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Prune while the divergence from MODEL, in nats, holds.", **PRUNING)
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What judges the units, such as output_kl or l2.", **PRUNING)
+    ] = None,
+    recover: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Then distil the small network from MODEL.", **PRUNING)
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="T of the distillation loss.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the hard labels.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="AdamW's learning rate.")] = None,
-    control: Annotated[bool, typer.Option("--control", help="Also train the student on the labels alone.")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same student.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same result.")] = None,
     label: Labels = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key makes the job only once.")] = None,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Make no job; print what it would be, and how far pruning can go.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Then watch it.")] = False,
 ) -> None:
-    """Submit a job: from a file, or a distillation from options."""
-    if file is not None and teacher is None:
+    """Submit a job: from a file, or a distillation or a pruning from options."""
+    objective = given(temperature=temperature, alpha=alpha)
+    target = given(
+        macs=macs, params=params, bytes=bytes_, latency=latency, max_accuracy_drop=max_accuracy_drop, max_kl=max_kl
+    )
+    if file is not None and teacher is None and model is None:
         spec = spec_from(file)
-    elif file is None and teacher is not None and dataset is not None and student is not None:
+    elif file is None and model is not None and dataset is not None and teacher is None:
+        refuse("pruning", {"--student": student, "--option": option, "--epochs": epochs, "--control": control})
+        recovery = given(objective=objective, training=training(recover, batch_size, lr))
+        if recover is None and recovery:
+            raise Mistake("--temperature, --alpha, --batch-size and --lr are of the recovery; add --recover EPOCHS")
+        spec = pruning(model, dataset, target, criterion, None if recover is None else recovery)
+    elif file is None and teacher is not None and dataset is not None and student is not None and model is None:
+        refuse("distillation", {"--criterion": criterion, "--recover": recover, **{f"--{name}": 1 for name in target}})
         options = {key: parsed(value) for key, value in pairs(option, "--option").items()}
-        optimizer = None if lr is None else {"name": "adamw", "lr": lr}
-        objective = given(temperature=temperature, alpha=alpha)
-        training = given(epochs=epochs, batch_size=batch_size, optimizer=optimizer)
-        config = given(objective=objective, training=training, control=control)
-        spec = {"type": "distill", "teacher": teacher, "dataset": dataset, "student": student_of(student, options)}
-        spec |= given(config=config, seed=seed, labels=pairs(label, "--label"))
+        config = given(objective=objective, training=training(epochs, batch_size, lr), control=control)
+        spec = distillation(teacher, dataset, student, options, config)
     else:
-        raise Mistake("give a FILE.json (- for stdin), or the options --teacher, --dataset and --student")
+        raise Mistake(
+            "give a FILE.json (- for stdin), or the options --teacher, --dataset and --student, "
+            "or --model, --dataset and a target such as --macs 0.25"
+        )
+    spec |= given(seed=seed, labels=pairs(label, "--label"))
     with connect() as client:
+        if validate_only:
+            show_validation(client.validate(spec))
+            return
         job = client.submit(spec, idempotency_key)
         typer.echo(job["id"])
         for warning in job["warnings"]:
             note(f"warning: {warning}")
         if follow:
             conclude(client, job["id"])
+
+
+def show_validation(answer: dict[str, Any]) -> None:
+    """Print what a job would be; fail when it cannot be."""
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    for warning in answer["warnings"]:
+        note(f"warning: {warning}")
+    if not answer["valid"]:
+        raise Mistake("the job would be refused", exit_code=1)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Commands about models and datasets: push, pull, show and the lists."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +24,18 @@ DATASET_ROLES = {".npz": "data.npz", ".safetensors": "data.safetensors", ".parqu
                  ".zip": "images.zip"}  # fmt: skip
 
 
-def existing(files: list[Path], roles: dict[str, str]) -> dict[str, Path]:
-    """Return the files by role, which a file's ending tells. Raises Mistake."""
+STORED = re.compile(r"(mdl|dat)_[0-9a-z]{26}/[^/]+")  # a file of a model or dataset that the service has
+
+
+def existing(files: list[Path], roles: dict[str, str]) -> dict[str, Path | str]:
+    """Return the files by role, which a file's ending tells; those that the service has stay ids. Raises Mistake."""
+    named: dict[str, Path | str] = {}
     for path in files:
-        if not path.is_file():
+        stored = STORED.fullmatch(str(path)) is not None
+        if not stored and not path.is_file():
             raise Mistake(f"there is no file {path}")
-    named = {path.name if path.suffix == ".json" else roles.get(path.suffix.lower(), path.name): path for path in files}
+        role = path.name if path.suffix == ".json" else roles.get(path.suffix.lower(), path.name)
+        named[role] = str(path) if stored else path
     if len(named) < len(files):
         raise Mistake(f"several files have the same role ({', '.join(named)}); push one of them")
     return named
@@ -48,7 +55,7 @@ def finish_push(client: "Client", resource: dict[str, Any], wait: bool) -> None:
 
 @push.command("model")
 def push_model(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE|MODEL/FILE...")],
     name: Name,
     architecture: Annotated[str | None, typer.Option(help="A built-in architecture, such as resnet20.")] = None,
     option: Annotated[
@@ -57,7 +64,10 @@ def push_model(
     label: Labels = None,
     wait: Wait = True,
 ) -> None:
-    """Register a model: an export (.pt2), or weights (.safetensors, .pt, .pth, .bin) with a built-in architecture."""
+    """Register a model: an export (.pt2), or weights (.safetensors, .pt, .pth, .bin) with a built-in architecture.
+
+    MODEL/FILE is a file of another model, such as mdl_…/step-003.pt2, a network on the way of a pruning.
+    """
     options = {key: parsed(value) for key, value in pairs(option, "--option").items()}
     if architecture is None and options:
         raise Mistake("--option belongs to an architecture; name it with --architecture")

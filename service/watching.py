@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SHOWN_METRICS = 3
 LINE_EVERY = 0.1  # of the whole, where there is no terminal
+STEPS = frozenset({"scoring", "removing", "refitting"})  # stages that come again with each step of a pruning
 
 
 def watch(client: "Client", job_id: str, console: "Console") -> Json:
@@ -54,10 +55,14 @@ def bar(console: "Console") -> "Progress":
 
 
 def follow_in_lines(jobs: Iterator[Json], metrics: Callable[[Json], str], console: "Console") -> Iterator[Json]:
-    """Print a line when the state or stage changes, and every tenth of the way."""
+    """Print a line when the state or stage changes, and every tenth of the way; of a stage that comes again, one."""
     last: tuple[str, int] | None = None
+    left: set[str] = set()  # the headlines that were followed by another
     for job in jobs:
-        now = (headline(job), int(fraction(job) / LINE_EVERY))
+        told = headline(job)
+        if last is not None and last[0] != told:
+            left.add(last[0])
+        now = (told, 0 if told in left else int(fraction(job) / LINE_EVERY))
         if now != last:
             percent = f"{fraction(job):4.0%}"
             line = "  ".join(part for part in (percent, headline(job), f"{time_left(job)}{metrics(job)}") if part)
@@ -92,8 +97,16 @@ def time_left(job: Json) -> str:
 
 def latest(series: Json, stage: str) -> str:
     """Return the last point of a few series, the stage's own if it has some, validation before training."""
-    own = {name: points for name, points in series.items() if name.startswith(f"{stage}/")}
+    own = {name: points for name, points in series.items() if belongs(name, stage)}
     last = {name: points[-1] for name, points in (own or series).items() if points}
     newest_first = sorted(last, key=lambda name: (-last[name][0], "validation" not in name, "accuracy" not in name))
     shown = [name for name in newest_first if last[name][1] is not None][:SHOWN_METRICS]
-    return "  ".join(f"{name} {last[name][1]:.4g}" for name in shown)
+    step = f"step {last[shown[0]][0]}: " if shown and shown[0].startswith("pruning/") else ""
+    return step + "  ".join(f"{name} {last[name][1]:.4g}" for name in shown)
+
+
+def belongs(name: str, stage: str) -> bool:
+    """Whether a series tells of a stage."""
+    if stage == "recovering":
+        return not name.startswith("pruning/")
+    return name.startswith("pruning/" if stage in STEPS else f"{stage}/")

@@ -376,12 +376,12 @@ class Pruning(Compression[PruneSpec]):
         )
 
     def _told_of_pruning(self) -> PruningReport:
-        outcome, reach = self.outcome, self.outcome.reach
+        outcome = self.outcome
         return PruningReport(
             split=self.judged_on,
             criterion=self.spec.config.criterion.name,
             stopped_by=outcome.reason,
-            reach=reach if isinstance(reach, str) else reach.text,
+            reach=outcome.reach,
             groups=tuple(
                 GroupOutcome(
                     name=name,
@@ -438,6 +438,6 @@ def plain_outcome(outcome: Outcome) -> dict[str, Any]:
         "pruned": outcome.pruned.state(),
         "steps": [step.plain() for step in outcome.steps],
         "reason": outcome.reason,
-        "reach": outcome.reach.text,
+        "reach": outcome.reach,
         "whole": dataclasses.asdict(outcome.whole),
     }

@@ -7,8 +7,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.deps import Reader
-from service.contract.catalogue import ARCHITECTURES, OBJECTIVES, PRESETS, Frozen
+from service.contract.catalogue import ARCHITECTURES, Frozen
 from service.contract.criteria import CRITERIA
+from service.contract.objectives import OBJECTIVES, LabelKind
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -23,8 +24,11 @@ class Entry(BaseModel):
 
 
 class ObjectiveEntry(Entry):
-    """An objective."""
+    """An objective of distillation."""
 
+    formula: str = Field(description="s, t: logits of student and teacher; p, q: teacher's and student's outputs at T.")
+    needs_labels: bool = Field(description="Whether it cannot do without labels, whatever its options.")
+    task: LabelKind = Field(description="What its labels are.")
     presets: dict[str, dict[str, Any]] = Field(description="Named sets of options.")
 
 
@@ -83,6 +87,16 @@ def _criteria() -> Criteria:
     return Criteria(items=entries)
 
 
+@cache
+def _objectives() -> Objectives:
+    own = ("formula", "needs_labels", "task", "presets")
+    entries = [
+        ObjectiveEntry(**_entry(name, options), **{field: getattr(options, field) for field in own})
+        for name, options in OBJECTIVES.items()
+    ]
+    return Objectives(items=entries)
+
+
 @router.get("/architectures")
 def list_architectures(_: Reader) -> Catalogue:
     """List the built-in architectures."""
@@ -98,8 +112,4 @@ def list_criteria(_: Reader) -> Criteria:
 @router.get("/objectives")
 def list_objectives(_: Reader) -> Objectives:
     """List the objectives of distillation."""
-    entries = [
-        ObjectiveEntry(**_entry(name, options), presets={preset: dict(values) for preset, values in PRESETS.items()})
-        for name, options in OBJECTIVES.items()
-    ]
-    return Objectives(items=entries)
+    return _objectives()

@@ -133,6 +133,8 @@ def pointer_of(location: Sequence[int | str], body: Any) -> str:
     for index, step in enumerate(steps):
         if isinstance(here, Mapping) and step not in here and source == "body" and index < len(steps) - 1:
             continue  # the tag of a union's member, not a field
+        if isinstance(here, int | float | str) and source == "body":
+            break  # tags again: a number has no fields
         parts.append(str(step).replace("~", "~0").replace("/", "~1"))
         here = _inside(here, step)
     return "/" + "/".join(parts) if parts else ""
@@ -145,16 +147,21 @@ def _inside(value: Any, step: int | str) -> Any:
         return None
 
 
+def wrong_value(item: Mapping[str, Any]) -> str:
+    """Return what pydantic says of a value, in words for whoever sent it."""
+    if item["type"] == "union_tag_invalid":
+        known, tag = item["ctx"]["expected_tags"].replace("'", ""), item["ctx"]["tag"]
+        return f'{f"there is no {tag}" if tag else "no name is given"}; expected {{"name": …}} with one of {known}'
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
 def validation_error(error: RequestValidationError) -> StillhouseError:
     """Return what is wrong with a request, field by field."""
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         reason = found[0].get("ctx", {}).get("error", "not JSON")
         return errors.Malformed(f"the body is not JSON: {reason}; send a JSON object in UTF-8")
-    fields = [
-        FieldError(pointer=pointer_of(item["loc"], error.body), detail=item["msg"].removeprefix("Value error, "))
-        for item in found
-    ]
+    fields = [FieldError(pointer=pointer_of(item["loc"], error.body), detail=wrong_value(item)) for item in found]
     first = f"{fields[0].pointer or 'the body'}: {fields[0].detail}"
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return errors.Invalid(f"{first}{more}", errors=fields)

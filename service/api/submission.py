@@ -101,12 +101,7 @@ def _check_task(dataset: ModelRecord | DatasetRecord) -> None:
 
 
 def _warnings(spec: DistillSpec) -> tuple[str, ...]:
-    objective = spec.config.objective
-    found = []
-    if objective.alpha == 1:
-        found.append("alpha is 1: the teacher's outputs do not enter the loss")
-    if objective.alpha == 0 and objective.label_smoothing > 0:
-        found.append("alpha is 0: label_smoothing has no effect")
+    found = list(spec.config.objective.doubts(spec.config.training.epochs))
     if isinstance(spec.student, ModelStudent) and not spec.student.reset and spec.student.model == spec.teacher:
         found.append("the student starts as its own teacher")
     return tuple(found)

@@ -7,13 +7,22 @@ function, and a test checks that none is missing.
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, field_validator
 
 
 class Frozen(BaseModel):
     """Data that never change, without unknown fields, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def named(default: str) -> Discriminator:
+    """Choose the kind by `name`; options without a name belong to the default kind."""
+
+    def name_of(options: Any) -> str:
+        return str(options.get("name", default) if isinstance(options, Mapping) else getattr(options, "name", default))
+
+    return Discriminator(name_of)
 
 
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -112,18 +121,3 @@ ARCHITECTURES: Mapping[str, type[ArchitectureOptions]] = {
     "vgg": VggOptions,
     "mobilenetv2": MobileNetV2Options,
 }
-
-
-class KnowledgeDistillation(Frozen):
-    """alpha * CE(student, y) + (1 - alpha) * T^2 * KL(softmax(teacher/T) || softmax(student/T)), batch mean."""
-
-    summary: ClassVar[str] = "Hinton's distillation: hard labels and the teacher's tempered outputs."
-    source: ClassVar[str] = "Hinton, Vinyals and Dean 2015"
-
-    temperature: float = Field(3.0, gt=0, le=1000, description="T; softens both distributions.")
-    alpha: float = Field(0.5, ge=0, le=1, description="Weight of the hard labels; 0 for unlabelled data.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Uniform share in the hard targets, over all classes.")
-
-
-OBJECTIVES: Mapping[str, type[KnowledgeDistillation]] = {"kd": KnowledgeDistillation}
-PRESETS: Mapping[str, Mapping[str, Any]] = {"cifar100": {"temperature": 4.0, "alpha": 0.1}}

@@ -90,9 +90,9 @@ def _labels(dataset: Facts, spec: DistillSpec) -> Iterator[FieldError]:
     if dataset.get("labelled") is not False:
         return
     config = spec.config
-    if config.objective.alpha > 0:
-        detail = f"alpha is {config.objective.alpha:g} and the dataset has no labels; use alpha 0"
-        yield FieldError(pointer="/config/objective/alpha", detail=detail)
+    if config.objective.uses_labels:
+        option, detail = config.objective.without_labels
+        yield FieldError(pointer=f"/config/objective/{option}", detail=detail)
     if config.control:
         detail = "a control is trained on the labels alone and the dataset has none; leave it out"
         yield FieldError(pointer="/config/control", detail=detail)
@@ -112,9 +112,9 @@ def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
     if config.target.max_accuracy_drop is not None:
         detail = "accuracy needs labels and the dataset has none; use max_kl"
         yield FieldError(pointer="/config/target/max_accuracy_drop", detail=detail)
-    if config.recovery is not None and config.recovery.objective.alpha > 0:
-        detail = f"alpha is {config.recovery.objective.alpha:g} and the dataset has no labels; use alpha 0"
-        yield FieldError(pointer="/config/recovery/objective/alpha", detail=detail)
+    if config.recovery is not None and config.recovery.objective.uses_labels:
+        option, detail = config.recovery.objective.without_labels
+        yield FieldError(pointer=f"/config/recovery/objective/{option}", detail=detail)
     for name in ("taylor", "scratch"):
         if name in config.controls:
             detail = f"the control {name} needs labels and the dataset has none; leave it out"

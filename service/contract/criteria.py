@@ -172,8 +172,8 @@ class L1(Magnitude):
 
 
 class L2(Magnitude):
-    summary = "The norm of the unit's weights, over every layer of its group."
-    formula = "mean over layers of ‖w‖₂, by the mean over the group's units"
+    summary = "The squared norm of the unit's weights, over every layer of its group."
+    formula = "mean over layers of Σ w², by the mean over the group's units"
     source = "Li et al. 2017; grouped as in Fang et al. 2023"
     name: Literal["l2"]
 

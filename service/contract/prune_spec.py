@@ -1,12 +1,14 @@
 """What a pruning job asks for: how small, judged by what, in which steps, and how the rest is mended."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from service.contract.catalogue import Frozen
+from service.contract.catalogue import Frozen, named
 from service.contract.criteria import CRITERIA, Criterion, OutputKl
-from service.contract.specs import DatasetId, Job, KdObjective, ModelId, Training, named
+from service.contract.objectives import KdObjective, Objective
+from service.contract.specs import DatasetId, Job, ModelId, Training
 
 COSTS = ("macs", "params", "bytes", "latency")
 
@@ -17,7 +19,12 @@ class Absolute(Frozen):
     absolute: float = Field(gt=0)
 
 
-Cost = Annotated[float, Field(gt=0, lt=1)] | Absolute
+def _form(cost: object) -> str:
+    return "absolute" if isinstance(cost, Mapping | Absolute) else "fraction"
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1, description="That remains.")]
+Cost = Annotated[Annotated[Fraction, Tag("fraction")] | Annotated[Absolute, Tag("absolute")], Discriminator(_form)]
 
 
 class Target(Frozen):
@@ -112,7 +119,7 @@ class Refit(Frozen):
 class Recovery(Frozen):
     """Distillation from the network that the job began with, after the last removal."""
 
-    objective: KdObjective = Field(default_factory=lambda: KdObjective(alpha=0.0, temperature=4.0))
+    objective: Objective = Field(default_factory=lambda: KdObjective(alpha=0.0, temperature=4.0))
     training: Training = Field(default_factory=lambda: Training(epochs=3))
 
 
@@ -168,5 +175,5 @@ class PruneSpec(Job):
         """Whether the job cannot do without labels."""
         config = self.config
         wants = CRITERIA[config.criterion.name].needs_labels or "taylor" in config.controls
-        taught = config.recovery is not None and config.recovery.objective.alpha > 0
+        taught = config.recovery is not None and config.recovery.objective.uses_labels
         return wants or taught or config.target.max_accuracy_drop is not None or "scratch" in config.controls

@@ -84,13 +84,75 @@ class Comparison(_Data):
     parameters_ratio: float
 
 
-class DistillationEffect(_Data):
-    """What the teacher's outputs added: student minus control, over the same examples, paired bootstrap."""
+class ClassOutcome(_Data):
+    """One class: how well both models find it, and how far apart they are on its examples."""
+
+    label: int
+    name: str | None = Field(None, description="As the dataset calls it.")
+    examples: int = Field(description="Of this class in the split.")
+    teacher_recall: Interval | None = Field(None, description="Wilson interval; null without an example.")
+    teacher_precision: Interval | None = Field(None, description="Wilson interval; null where it never says so.")
+    student_recall: Interval | None = None
+    student_precision: Interval | None = None
+    agreement: Interval | None = Field(None, description="On the class's examples.")
+    kl: float | None = Field(None, description="Mean KL(teacher‖student) on the class's examples, in nats.")
+
+
+class ByClass(_Data):
+    """Teacher and student class by class."""
+
+    classes: int = Field(description="That occur, as labels or as predictions.")
+    outcomes: tuple[ClassOutcome, ...] = Field(
+        description="By label; of more than 100 classes, the 100 on whose examples the models differ most by KL."
+    )
+
+
+class Spread(_Data):
+    """How a quantity is spread over the inputs of the split, in nats."""
+
+    mean: float
+    quantiles: dict[str, float] = Field(description="By percentage: 0, 5, 25, 50, 75, 95, 99 and 100.")
+    edges: tuple[float, ...] = Field(
+        description="Of the histogram's bins, four to a decade. What is below the first edge counts as in the first "
+        "bin, what is above the last as in the last."
+    )
+    histogram: tuple[int, ...] = Field(description="Inputs in each bin; one fewer than there are edges.")
+
+
+class Prediction(_Data):
+    """A model's most likely class."""
+
+    label: int
+    name: str | None = Field(None, description="As the dataset calls it.")
+    probability: float
+
+
+class Disagreement(_Data):
+    """An input on which student and teacher differ."""
+
+    row: int = Field(description="Its place in the split, from 0.")
+    label: int | None = None
+    name: str | None = Field(None, description="The label as the dataset calls it.")
+    teacher: Prediction
+    student: Prediction
+    kl: float = Field(description="KL(teacher‖student) at this input, in nats.")
+
+
+class ByInput(_Data):
+    """Teacher and student input by input."""
+
+    kl: Spread = Field(description="Of KL(teacher‖student).")
+    jensen_shannon: Spread
+    most_different: tuple[Disagreement, ...] = Field(description="The ten inputs of the largest KL, the largest first.")
+
+
+class Advantage(_Data):
+    """What the student has over another network: student minus it, over the same examples, paired bootstrap."""
 
     accuracy_difference: Interval | None = None
     nll_difference: Interval | None = Field(None, description="In nats; below 0 the student is better.")
     kl_difference: Interval = Field(
-        description="KL(teacher‖student) − KL(teacher‖control), in nats; below 0 the student is closer."
+        description="KL(teacher‖student) − KL(teacher‖other), in nats; below 0 the student is closer."
     )
     mcnemar: McNemar | None = None
 
@@ -150,6 +212,7 @@ class Contender(_Data):
 
     measures: Measures
     comparison: Comparison = Field(description="Against the teacher.")
+    advantage: Advantage | None = Field(None, description="What the student has over it.")
 
 
 class GroupOutcome(_Data):
@@ -217,7 +280,11 @@ class Report(_Data):
     control: Measures | None = None
     comparison: Comparison
     control_comparison: Comparison | None = Field(None, description="The control against the teacher.")
-    distillation_effect: DistillationEffect | None = Field(None, description="The student against the control.")
+    distillation_effect: Advantage | None = Field(
+        None, description="What the teacher's outputs added: the student against the control."
+    )
+    by_class: ByClass | None = Field(None, description="Teacher and student class by class; null without labels.")
+    by_input: ByInput | None = Field(None, description="Teacher and student input by input.")
     controls: dict[str, Contender] = Field(
         default_factory=dict, description="By name: what other ways gave at the same cost."
     )

@@ -17,13 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.contract.catalogue import (
-    ARCHITECTURES,
-    PRESETS,
-    ArchitectureOptions,
-    Frozen,
-    KnowledgeDistillation,
-)
+from service.contract.catalogue import ARCHITECTURES, ArchitectureOptions, Frozen, named
+from service.contract.objectives import KdObjective, Objective
 
 LABEL_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
 Label = Annotated[str, Field(pattern=LABEL_PATTERN)]
@@ -142,20 +137,6 @@ class DatasetDeclaration(Frozen):
     labels: Labels = Field(default_factory=dict)
 
 
-class KdObjective(KnowledgeDistillation):
-    """Hinton's loss; `preset` sets T and alpha unless they are given."""
-
-    name: Literal["kd"] = "kd"
-    preset: Literal["cifar100"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(preset := data.get("preset"), str):
-            return {**PRESETS.get(preset, {}), **data}
-        return data
-
-
 class AdamW(Frozen):
     """Loshchilov and Hutter 2019."""
 
@@ -179,15 +160,6 @@ class SGD(Frozen):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
-
-
-def named(default: str) -> Discriminator:
-    """Choose the kind by `name`; options without a name belong to the default kind."""
-
-    def name_of(options: Any) -> str:
-        return str(options.get("name", default) if isinstance(options, Mapping) else getattr(options, "name", default))
-
-    return Discriminator(name_of)
 
 
 Optimizer = Annotated[Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")], named("adamw")]
@@ -293,7 +265,7 @@ Student = Annotated[
 
 
 class DistillConfig(Frozen):
-    objective: KdObjective = Field(default_factory=KdObjective)
+    objective: Objective = Field(default_factory=KdObjective)
     training: Training = Field(default_factory=Training)
     control: bool = Field(
         default=False, description="Also train the same student, from the same seed, on the labels alone."

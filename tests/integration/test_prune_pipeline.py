@@ -200,7 +200,7 @@ def prune_all(spec: PruneSpec, inputs: dict[str, Path], work_dir: Path, journal:
     return found
 
 
-@pytest.mark.parametrize("after", [3, 17, 40, 77, 120])
+@pytest.mark.parametrize("after", [3, 17, 40, 77, 100])
 def test_resumed_anywhere_it_ends_with_the_same_bits(inputs: dict[str, Path], tmp_path: Path, after: int) -> None:
     spec = spec_of(schedule={"step": 0.4}, criterion={"mode": "exact", "ablation": "mean"})
     plain = prune_all(spec, inputs, tmp_path / "plain", UntilEvaluation())
@@ -212,7 +212,8 @@ def test_resumed_anywhere_it_ends_with_the_same_bits(inputs: dict[str, Path], tm
     again = UntilEvaluation()
     with pytest.raises(Crash):
         run(context_of(spec, inputs, tmp_path / "second", journal=again, checkpoint=checkpoint))
-    resumed = load_checkpoint(again.checkpoints[-1][0])["finished"]["pruned"]
+    last = again.checkpoints[-1][0] if again.checkpoints else checkpoint  # nothing was left to prune
+    resumed = load_checkpoint(last)["finished"]["pruned"]
     assert fingerprint(resumed["pruned"]["tensors"]) == fingerprint(plain["pruned"]["tensors"])
     assert list(resumed["on_the_way"]) == list(plain["on_the_way"])
     assert [step["kl"] for step in resumed["steps"]] == [step["kl"] for step in plain["steps"]]

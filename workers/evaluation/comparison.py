@@ -11,13 +11,14 @@ Shapes: logits (n, K), labels (n,) int64; divergences in nats, in float64.
 Sources: McNemar 1947; Edwards 1948; Efron and Tibshirani 1993 (paired bootstrap).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
 import torch
 from torch import Tensor
 
-from service.contract.reports import Comparison, DistillationEffect, Interval, McNemar
+from service.contract.reports import Advantage, Comparison, Interval, McNemar
 from workers.evaluation.intervals import mean_intervals, resampling_for, wilson
 from workers.evaluation.quality import correct
 from workers.information.crossentropy import cross_entropy_from_logits
@@ -40,31 +41,62 @@ class Ratios:
 
 def compare(teacher: Tensor, student: Tensor, labels: Tensor | None, *, ratios: Ratios, seed: int = 0) -> Comparison:
     """Compare logits (n, K) of teacher and student; without labels, what needs them is None."""
-    rows = divergence_rows(teacher, student) | difference_rows(teacher, student, labels)
-    intervals = _intervals(rows, seed)
-    return Comparison(
-        agreement=agreement(teacher, student),
-        agreement_on_teacher_errors=None if labels is None else agreement_on_errors(teacher, student, labels),
-        mcnemar=None if labels is None else mcnemar(correct(teacher, labels), correct(student, labels)),
-        latency_ratio=ratios.latency,
-        macs_ratio=ratios.macs,
-        parameters_ratio=ratios.parameters,
-        **intervals,
-    )
+    return compare_each(teacher, {"student": student}, labels, ratios={"student": ratios}, seed=seed)["student"]
 
 
-def distillation_effect(
-    teacher: Tensor, student: Tensor, control: Tensor, labels: Tensor | None, *, seed: int = 0
-) -> DistillationEffect:
-    """Student minus control, from logits (n, K): what being taught added to being trained."""
+def compare_each(
+    teacher: Tensor,
+    students: Mapping[str, Tensor],
+    labels: Tensor | None,
+    *,
+    ratios: Mapping[str, Ratios],
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Compare the logits (n, K) of each student with the teacher's, by name.
+
+    All share the resamples, which take most of the time: many students are compared in the time of one.
+    """
+    rows = {
+        (name, quantity): values
+        for name, student in students.items()
+        for quantity, values in (divergence_rows(teacher, student) | difference_rows(teacher, student, labels)).items()
+    }
+    intervals = _by_owner(_intervals(rows, seed))
+    return {
+        name: Comparison(
+            agreement=agreement(teacher, student),
+            agreement_on_teacher_errors=None if labels is None else agreement_on_errors(teacher, student, labels),
+            mcnemar=None if labels is None else mcnemar(correct(teacher, labels), correct(student, labels)),
+            latency_ratio=ratios[name].latency,
+            macs_ratio=ratios[name].macs,
+            parameters_ratio=ratios[name].parameters,
+            **intervals[name],
+        )
+        for name, student in students.items()
+    }
+
+
+def advantage_over_each(
+    teacher: Tensor, student: Tensor, others: Mapping[str, Tensor], labels: Tensor | None, *, seed: int = 0
+) -> dict[str, Advantage]:
+    """Student minus each of the others, by name, from logits (n, K); all share the resamples."""
+    if not others:
+        return {}
     closer = kl_divergence_from_logits(teacher.double(), student.double())
-    farther = kl_divergence_from_logits(teacher.double(), control.double())
-    rows = difference_rows(control, student, labels) | {"kl_difference": closer - farther}
-    del rows["predictive_entropy_difference"]
-    return DistillationEffect(
-        mcnemar=None if labels is None else mcnemar(correct(control, labels), correct(student, labels)),
-        **_intervals(rows, seed),
-    )
+    rows = {}
+    for name, other in others.items():
+        farther = kl_divergence_from_logits(teacher.double(), other.double())
+        quantities = difference_rows(other, student, labels) | {"kl_difference": closer - farther}
+        del quantities["predictive_entropy_difference"]
+        rows |= {(name, quantity): values for quantity, values in quantities.items()}
+    intervals = _by_owner(_intervals(rows, seed))
+    return {
+        name: Advantage(
+            mcnemar=None if labels is None else mcnemar(correct(other, labels), correct(student, labels)),
+            **intervals[name],
+        )
+        for name, other in others.items()
+    }
 
 
 def divergence_rows(teacher: Tensor, student: Tensor) -> dict[str, Tensor]:
@@ -112,6 +144,13 @@ def symmetric_binomial_p_value(b: int, c: int) -> float:
     return min(1.0, 2 * float((torch.logsumexp(log_choose, 0) - total * log(2)).exp()))
 
 
-def _intervals(rows: dict[str, Tensor], seed: int) -> dict[str, Interval]:
+def _by_owner(intervals: Mapping[tuple[str, str], Interval]) -> dict[str, dict[str, Interval]]:
+    found: dict[str, dict[str, Interval]] = {}
+    for (owner, quantity), interval in intervals.items():
+        found.setdefault(owner, {})[quantity] = interval
+    return found
+
+
+def _intervals(rows: Mapping[tuple[str, str], Tensor], seed: int) -> dict[tuple[str, str], Interval]:
     table = torch.stack(list(rows.values()), dim=1)
     return dict(zip(rows, mean_intervals(table, resampling_for(len(table), seed)), strict=True))

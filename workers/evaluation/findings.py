@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from service.contract.reports import Finding, Interval, McNemar, Report
 from workers.evaluation.calibration import error_by_chance
+from workers.evaluation.findings_pruning import pruning_findings
 from workers.evaluation.phrases import (
     NOTICEABLE,
+    SIGNIFICANT,
     change,
     ends,
     latency_change,
@@ -21,7 +23,6 @@ from workers.evaluation.phrases import (
     shortfall,
 )
 
-SIGNIFICANT = 0.05
 #: How much farther MACs must have fallen than latency before it is said.
 SHORTFALL = 1.25
 #: Expected calibration error from which the outputs should not be read as probabilities.
@@ -32,11 +33,20 @@ ABOVE_CHANCE = 1.5
 FEW_EXAMPLES = 500
 #: Fewer errors of the teacher than this say nothing about which errors the student took over.
 FEW_ERRORS = 10
+#: What a split that is no test split was used for, in a job that prunes (True) or only trains.
+USES = {
+    ("validation", False): "chose the student's epoch",
+    ("validation", True): "judged every step of the pruning",
+    ("train", False): "the student was trained on",
+    ("train", True): "the units were judged on",
+}
 
 
 def find(report: Report) -> tuple[Finding, ...]:
     """All that there is to say about a report, the most important first."""
-    return tuple(finding for rule in RULES if (finding := rule(report)) is not None)
+    first = (finding for rule in FIRST_RULES if (finding := rule(report)) is not None)
+    then = (finding for rule in RULES if (finding := rule(report)) is not None)
+    return (*first, *pruning_findings(report), *then)
 
 
 def accuracy_kept(report: Report) -> Finding | None:
@@ -239,7 +249,7 @@ def not_held_out(report: Report) -> Finding | None:
     """That the numbers come from examples that training or selection has seen."""
     if report.split == "test":
         return None
-    use = "chose the student's epoch" if report.split == "validation" else "the student was trained on"
+    use = USES[report.split, report.pruning is not None]
     text = (
         f"There is no test split: these numbers are from the {report.split} split, which {use}, and flatter the "
         "student. Register the dataset with a test split for an honest comparison."
@@ -273,11 +283,9 @@ def no_labels(report: Report) -> Finding | None:
     return Finding(text=text, numbers={**ends("agreement", agreement), "examples": float(report.examples)})
 
 
-RULES: tuple[Callable[[Report], Finding | None], ...] = (
-    accuracy_kept,
-    no_labels,
-    not_held_out,
-    distillation_helped,
+Rule = Callable[[Report], Finding | None]
+FIRST_RULES: tuple[Rule, ...] = (accuracy_kept, no_labels, not_held_out, distillation_helped)
+RULES: tuple[Rule, ...] = (
     cost_saved,
     time_not_saved,
     certainty,

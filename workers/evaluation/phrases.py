@@ -1,9 +1,13 @@
 """How numbers are said: the same way in every finding."""
 
+from collections.abc import Sequence
+
 from service.contract.reports import Interval, Latency
 
 #: Ratios nearer to 1 than this are not worth a word.
 NOTICEABLE = 1.05
+#: p-values from this on are no ground to speak of a difference.
+SIGNIFICANT = 0.05
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:
@@ -14,6 +18,16 @@ def ends(name: str, interval: Interval) -> dict[str, float]:
 def percent(share: float) -> str:
     """0.875 as 87.5%."""
     return f"{share:.1%}"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 unit, 2 units."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A, B and C."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def percent_or_unknown(share: float | None) -> str:

@@ -20,8 +20,10 @@ from service.contract.reports import (
     Selection,
     StageOutcome,
 )
+from workers.evaluation.by_class import by_class
+from workers.evaluation.by_input import by_input
 from workers.evaluation.calibration import calibration_error, reliability
-from workers.evaluation.comparison import Ratios, compare, distillation_effect
+from workers.evaluation.comparison import Ratios, advantage_over_each, compare_each
 from workers.evaluation.cost import Cost
 from workers.evaluation.findings import find
 from workers.evaluation.quality import accuracy, label_information, negative_log_likelihood, output_information
@@ -40,36 +42,37 @@ def build_report(
     environment: Environment,
     stages: Sequence[StageOutcome] = (),
     pruning: Pruning | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Report:
     """Compare the models by their logits (n, K) on one split; labels (n,) int64, or None.
 
-    Costs, bytes and latencies are needed for all that have logits but "other".
+    Costs, bytes and latencies are needed for all that have logits but "other". `classes` are the dataset's names of
+    its classes, where it has any.
     """
     roles = [role for role in logits if role != "other"]
     measures = {
         role: measure(logits[role], labels, costs[role], bytes_on_disk[role], latencies[role]) for role in roles
     }
-    comparisons = {
-        role: compare(logits["teacher"], logits[role], labels, ratios=ratios(measures[role], measures["teacher"]))
-        for role in roles
-        if role != "teacher"
-    }
+    teacher, student = logits["teacher"], logits["student"]
+    compared = {role: logits[role] for role in roles if role != "teacher"}
+    costs_saved = {role: ratios(measures[role], measures["teacher"]) for role in compared}
+    comparisons = compare_each(teacher, compared, labels, ratios=costs_saved)
+    others = {role: logits[role] for role in compared if role != "student"}
+    advantages = advantage_over_each(teacher, student, others, labels)
     report = Report(
         job=job_id,
         split=split,
-        examples=len(logits["teacher"]),
+        examples=len(teacher),
         teacher=measures["teacher"],
         student=measures["student"],
         control=measures.get("control"),
         comparison=comparisons["student"],
         control_comparison=comparisons.get("control"),
-        distillation_effect=(
-            distillation_effect(logits["teacher"], logits["student"], logits["control"], labels)
-            if "control" in logits
-            else None
-        ),
+        distillation_effect=advantages.get("control"),
+        by_class=None if labels is None else by_class(teacher, student, labels, classes),
+        by_input=by_input(teacher, student, labels, classes),
         controls={
-            role: Contender(measures=measures[role], comparison=comparisons[role])
+            role: Contender(measures=measures[role], comparison=comparisons[role], advantage=advantages[role])
             for role in roles
             if role not in ("teacher", "student", "control")
         },

@@ -43,11 +43,12 @@ from workers.pruning.replacement import Replacement
 from workers.pruning.stacking import Batching, find_batching, values_of
 from workers.pruning.suffix import Ablations, Edge, NotStackable, Suffix, first_output, pass_bytes, plan, run_suffix
 
-EXAMPLES = 256  # in a batch at most
+EXAMPLES = 1024  # in a batch at most
 FEW = 16  # examples in a batch, below which groups are taken fewer at a time
 TILE_BYTES = 2**20  # of a tile's largest value: what stays in a core's cache, and below what malloc maps anew
 PART_BYTES = 2**21  # of logits that leave at once
-CHECKED = 4  # examples on which a stacked suffix is compared with full passes
+ROWS = 8  # of a tile, where memory allows: a layer's weights are laid out anew for each
+CHECKED = 2  # examples on which a stacked suffix is compared with full passes of two units
 TOLERANCE = {torch.float64: 1e-7}  # of the largest logit; 1e-4 in other types
 
 
@@ -124,7 +125,7 @@ class Work:
         self.plans = {name: self.plan(name) for name in chosen}
         self.checked: set[str] = set()
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.folded.network.state_dict().values())
-        self.memory_bytes = max(memory_bytes - weights, 1)
+        self.memory_bytes = max(memory_bytes - 2 * weights, 1)  # making the copy leaves holes of its size
         self.pass_bytes = pass_bytes(self.folded.network)
 
     # Plans ----------------------------------------------------------------------------------------------------------
@@ -175,25 +176,20 @@ class Work:
         plans = [found for found in map(self.plans.get, names) if found is not None]
         kept: set[fx.Node] = {node for suffix in plans for node in suffix.needs}
         removed = [sum(self.bytes_of(node) for node in {edge.source for edge in suffix.edges}) for suffix in plans]
-        passing = self.pass_bytes * self.widening * (2 if len(plans) < len(names) else 1)
+        passing = self.pass_bytes * (2 if len(plans) < len(names) else 1)
         each = sum(map(self.bytes_of, kept)) + 4 * max(removed, default=0) + passing
-        return self.memory_bytes // 2 // max(each, 1)
+        return int(self.memory_bytes // 2 // max(each, 1))
 
     def bytes_of(self, node: fx.Node) -> int:
         """Of one example, where the node's value depends on examples."""
         if self.batching is None or node not in self.batching.dependent:
             return 0
-        return tensor_bytes(node.meta.get("val")) * self.widening // example_batch(self.network)
-
-    @property
-    def widening(self) -> int:
-        """What a graph recorded in float32 takes more where it computes in float64."""
-        return 2 if any(weight.dtype == torch.float64 for weight in self.network.parameters()) else 1
+        return tensor_bytes(node.meta.get("val")) // example_batch(self.network)
 
     def tile_rows(self, suffix: Suffix) -> int:
-        by_cache = TILE_BYTES // max(suffix.widest * self.widening, 1)
-        by_memory = self.memory_bytes // 3 // max(suffix.row_bytes * self.widening, 1)
-        return max(1, min(by_cache, by_memory))
+        by_cache = TILE_BYTES // max(suffix.widest, 1)
+        by_memory = self.memory_bytes // 3 // max(suffix.row_bytes, 1)
+        return int(max(2, min(max(by_cache, ROWS), by_memory)))
 
     # Computing ------------------------------------------------------------------------------------------------------
 
@@ -270,14 +266,15 @@ class Work:
         examples = min(CHECKED, len(batch))
         ablations = removals(suffix, self.replacement, before, len(base))
         active = active_pairs(ablations, len(suffix.units), len(base))
-        active[:, examples:] = False
-        busy = active.sum(1)
-        slots = sorted({int(busy.argmax()), len(busy) - 1})
-        x = self.folded.entry(batch.x[: max(examples, 1)])
-        expected = self.passes(name, suffix.units[slots], torch.cat([x, x]))
-        for slot, logits in zip(slots, expected, strict=True):
-            found = self.block(suffix, slice(slot, slot + 1), active, before, ablations, base)[0, :examples]
-            if not agree(found, logits[:examples], base):
+        # More rows than the full pass has, so that rows that are mixed with others show.
+        active[:, min(2 * examples, len(batch)) :] = False
+        first = max(0, min(int(active.sum(1).argmax()), len(suffix.units) - 2))
+        pair = slice(first, min(first + 2, len(suffix.units)))
+        found = self.block(suffix, pair, active, before, ablations, base)
+        x = self.folded.entry(batch.x[:examples])
+        expected = self.passes(name, suffix.units[pair], torch.cat([x, x]) if examples == 1 else x)
+        for ours, theirs in zip(found, expected, strict=True):
+            if not agree(ours[:examples], theirs[:examples], base):
                 self.tell(name, "stacked units do not give what single passes give")
                 self.plans[name] = None
                 return None

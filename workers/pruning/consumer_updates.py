@@ -20,9 +20,7 @@ from workers.graph.module_tree import tensor_at
 from workers.pruning.examples import Layout
 from workers.pruning.folded_network import CONVOLUTIONS, rank
 from workers.pruning.reads import Read
-from workers.pruning.stacking import leading, rows
-
-FIRST = Layout(0, 1)  # examples first
+from workers.pruning.stacking import FIRST, Batching, leading, rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Tile:
 
     def rows(self, value: Tensor, layout: Layout, examples: int) -> Tensor:
         """The rows' examples out of a value for N examples: a view of it where they follow each other."""
-        if self.span is not None and layout == FIRST:
+        if self.span is not None and layout == FIRST and len(value) == examples:
             return value[self.span]
         return rows(value, layout, examples, self.examples)
 
@@ -58,7 +56,7 @@ class Update:
         `before` is its value for all N examples as the network computes it, `removed` r of its source,
         (units, N, w, …). The result is a new tensor.
         """
-        if tile.span is not None and self.layout == FIRST:
+        if tile.span is not None and self.layout == FIRST and len(before) == examples:
             slot = tile.segments[0][0]
             return self.subtract(before[tile.span], removed[slot][tile.span], self.weights[slot], False)
         after = rows(before, self.layout, examples, tile.examples)
@@ -69,17 +67,17 @@ class Update:
         return after
 
 
-def update_of(network: LayerGraph, read: Read, reader: fx.Node, units: LabelArray, layout: Layout) -> Update | None:
+def update_of(network: LayerGraph, batching: Batching, read: Read, reader: fx.Node, units: LabelArray) -> Update | None:
     """The update of `reader`, a node of `network` that makes this read; None where there is none.
 
     `units` are the chosen ones, all of which come by.
     """
-    indices = torch.from_numpy(read.indices[units].reshape(-1))
+    indices, layout = torch.from_numpy(read.indices[units].reshape(-1)), batching.layouts[reader]
     if reader.op == "call_module":
         layer = network.get_submodule(str(reader.target))
         if isinstance(layer, nn.Linear):
             return linear_update(layer.weight, read, reader, indices, layout)
-        if isinstance(layer, CONVOLUTIONS) and layer.groups == 1 and read.axis == 1 and layout == FIRST:
+        if isinstance(layer, CONVOLUTIONS) and layer.groups == 1 and read.axis == 1 and batching.leads(reader):
             return convolution_update(layer, read, indices, layout)
     if is_aten(reader, "linear"):
         weight: Any = arguments_of(reader)["weight"]
@@ -97,7 +95,7 @@ def linear_update(weight: Tensor, read: Read, reader: fx.Node, indices: Tensor, 
 
 
 def without_product(values: Tensor, removed: Tensor, weight: Tensor, in_place: bool) -> Tensor:
-    """values (m, …, O) less the product of removed (m, w, …) and weight (w, O)."""
+    """(m, …, O) less the product of removed (m, w, …) and weight (w, O)."""
     channels_last = removed if removed.dim() == 2 else removed.movedim(1, -1)
     if len(weight) == 1:
         subtracted = values.addcmul_ if in_place else values.addcmul
@@ -115,7 +113,7 @@ def convolution_update(layer: Any, read: Read, indices: Tensor, layout: Layout) 
     by_unit = chosen.reshape(len(weight), -1, read.indices.shape[1], *weight.shape[2:]).movedim(1, 0).contiguous()
 
     def without_convolution(values: Tensor, removed: Tensor, unit_weight: Tensor, in_place: bool) -> Tensor:
-        """values (m, O, *space) less the convolution of removed (m, w, *space), with the layer's own padding."""
+        """(m, O, *space) less the convolution of removed (m, w, *space), with the layer's own padding."""
         part = layer._conv_forward(rounded(removed), unit_weight, None)  # noqa: SLF001  takes fewer channels
         return less(values, part[: len(removed)], in_place)
 

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.module_tree import tensor_at
 from workers.graph.tensor_meta import TensorMeta
+from workers.pruning.observation import as_input
 
 PASSING = (
     nn.Identity,
@@ -43,10 +44,8 @@ class Folded:
     channels_last: bool
 
     def entry(self, x: Tensor) -> Tensor:
-        """Inputs in the type and the order of memory that the copy takes; float64 for a network in float64."""
-        taken = next(iter(self.network.inputs.values())).dtype
-        weights = (weight for weight in self.network.parameters() if weight.is_floating_point())
-        x = x.to(next((weight.dtype for weight in weights), taken) if taken.is_floating_point else taken)
+        """Inputs in the type and the order of memory that the copy takes."""
+        x = as_input(self.network, x)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
 
@@ -142,7 +141,7 @@ class OneDnnLinear(nn.Linear):
 
 def speed_up_linear_layers(network: LayerGraph) -> None:
     """Let linear layers in float32 on the CPU run by oneDNN, where torch has it."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for layer in network.modules():
         if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu":

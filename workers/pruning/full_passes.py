@@ -22,7 +22,7 @@ def one_by_one(
     units: LabelArray,
     x: Tensor,
 ) -> Iterator[Tensor]:
-    """The logits (B, K) of `network`, in evaluation mode, without each of `units` in turn; gradients are not kept off."""
+    """The logits (B, K) of `network`, in evaluation mode, without each of `units` in turn."""
     kept: dict[Read, Tensor] = {}
 
     def keep(read: Read, value: Tensor) -> Tensor:

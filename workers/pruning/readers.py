@@ -15,31 +15,18 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from workers.graph.calls import arguments_of, is_aten
+from workers.graph.calls import arguments_of
 from workers.graph.cost import example_batch
-from workers.graph.functionalization import PASSING
 from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.module_tree import own_tensors, tensor_at
 from workers.graph.sites import Held, Site, site_of
 from workers.graph.survivors import Survivors
-from workers.graph.tensor_meta import TensorMeta
 from workers.graph.unit_cost import Kept
 from workers.pruning.affine import Affine, Dense, convolution
 from workers.pruning.batch_norms import BatchNorm
 from workers.pruning.dependencies import Dependencies
-
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-SAME_VALUES = (*PASSING, "alias", "clone", "contiguous", "detach")
-SAME_ORDER = ("view", "reshape", "_unsafe_view")
-
-
-@dataclass(frozen=True)
-class ResidualSum:
-    """`node` adds what the layer says to `other`."""
-
-    node: str
-    other: str
+from workers.pruning.residual_sums import ResidualSum, residual_sum
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,49 +186,6 @@ def own_norm(site: Site, affine: Affine, student: LayerGraph, uses: Mapping[int,
 def output_rank(affine: Affine) -> int:
     """The axes of what a layer says, with its channels on axis 1 as a batch norm has them."""
     return 2 if isinstance(affine, Dense) else 2 + len(affine.kernel)
-
-
-# Residual sums ----------------------------------------------------------------------------------------------------
-
-
-def residual_sum(said: fx.Node, affine: Affine, network: LayerGraph, graph: Dependencies) -> ResidualSum | None:
-    """The sum that what a layer says is one side of, with nothing but dropout and the like between."""
-    end = followed(said, affine, network)
-    users = list(end.users)
-    if len(users) != 1 or not is_aten(users[0], "add", "add_"):
-        return None
-    given = arguments_of(users[0])
-    others = [side for side in (given["self"], given["other"]) if side is not end]
-    if given.get("alpha", 1) != 1 or len(others) != 1 or not isinstance(others[0], fx.Node):
-        return None
-    if shape_of(users[0]) != shape_of(end) or graph.all[others[0].name] & graph.bit[said.name]:
-        return None
-    return ResidualSum(users[0].name, others[0].name)
-
-
-def followed(node: fx.Node, affine: Affine, network: LayerGraph) -> fx.Node:
-    """The last node that is only `node` passed on; of a dense layer, its rows may be arranged along other axes."""
-    while len(node.users) == 1:
-        user = next(iter(node.users))
-        rows_move = isinstance(affine, Dense) and is_aten(user, *SAME_ORDER)
-        if not passes(user, network) and not (rows_move and shape_of(user)[-1:] == shape_of(node)[-1:]):
-            break
-        node = user
-    return node
-
-
-def passes(node: fx.Node, network: LayerGraph) -> bool:
-    """Whether a node gives what it is given, in evaluation mode."""
-    if node.op == "call_module":
-        layer = network.get_submodule(str(node.target))
-        return isinstance(layer, (nn.Identity, *DROPOUTS))
-    return is_aten(node, *SAME_VALUES)
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape at the example inputs."""
-    meta = node.meta.get("val")
-    return meta.example_shape if isinstance(meta, TensorMeta) else ()
 
 
 def without_earlier_sides(readers: Sequence[Reader]) -> list[Reader]:

@@ -10,8 +10,9 @@ breaks one is dropped: steps are halved a few times to come nearer to the limit,
 and what does not; the last network that holds is the result. An iterative schedule with limits judges, at every
 step, a refitted copy, since that is what would come out; it goes on from the network itself.
 
-Everything that was found out is in the state, and the state is saved after every score, removal, refit and
-judgement; resumed from any of them, a pruning ends with the same units and the same bits.
+Everything that was found out is in the state. It may be saved after every score, removal, refit and judgement, and
+is when the journal says so, when a stop is asked for, and after every measured time, which a second look would find
+different; resumed from any of them, a pruning ends with the same units and the same bits.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from service.contract.prune_spec import Iterative, OneShot, PruneConfig, Target
 from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
-from workers.journal import Journal
+from workers.journal import Journal, Stopped
 from workers.pruning.account import Account, CostLayout
 from workers.pruning.allocation import Cut, allocate
 from workers.pruning.correspondence import by_the_teacher, origins
@@ -94,7 +95,7 @@ class Outcome:
     pruned: Pruned
     steps: tuple[Step, ...]
     reason: Reason  # why it stopped: the target is reached, a limit would be broken, nothing more may go
-    reach: Reach
+    reach: str  # how far it could go, and what holds the rest
     whole: Judgement  # the teacher's own
 
 
@@ -203,16 +204,21 @@ class Course:
         self.refinements = 0  # halvings, or bisections
         self.holds, self.breaks = math.inf, 0.0  # costs between which one_shot bisects
         self.reason: Reason | None = None
+        self.unsaved = False  # whether the state is ahead of what was saved
 
     # The way -------------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
         """Go on until there is nothing more to do."""
-        self._begin()
+        try:
+            self._begin()
+            while self.reason is None:
+                self._step()
+        except Stopped:
+            self._save()
+            raise
         assert self.whole is not None  # noqa: S101  the beginning judges the teacher
-        while self.reason is None:
-            self._step()
-        return Outcome(self.best, tuple(self.steps), self.reason, self.reach, self.whole)
+        return Outcome(self.best, tuple(self.steps), self.reason, self.reach.text, self.whole)
 
     def _begin(self) -> None:
         """Measure the teacher, and see whether the target can be reached."""
@@ -220,7 +226,7 @@ class Course:
             with self.stage("evaluating"):
                 self.whole = self.judge(self.teacher)
                 self._measure_units()
-            self._saved()
+            self._found(measured=bool(self.per_unit))
         self.reach = reachable(
             self.layout, self.config.target, self.limits, seconds=self.seconds, seconds_per_unit=self.per_unit
         )
@@ -253,7 +259,7 @@ class Course:
             self._take(allocation, trial, scores)
         else:
             self._leave(trial)
-        self._saved()
+        self._found()
 
     def _aim(self) -> float:
         """What the network is to cost after the next step."""
@@ -278,7 +284,7 @@ class Course:
                 )
             self.scores = by_the_teacher(own, self.current)
             self.num_scored += 1
-            self._saved()
+            self._found()
         return self.scores
 
     def _expected(self, aim: float) -> dict[str, int]:
@@ -300,16 +306,16 @@ class Course:
                 cut = self._cut(scores, allocation, aim)
                 trial = Trial(self.current.without(cut.selection), None, cut, aim)
             self.trials[allocation] = trial
-            self._saved()
+            self._found()
         trial = self.trials[allocation]
         if trial.cut.selection and self.refit is not None and not trial.repaired and self._repairs(trial):
             self._repair(trial)
-            self._saved()
+            self._found()
         if trial.cut.selection and trial.judged is None:
             with self.stage("evaluating"):
                 trial.judged = self.judge(trial.pruned.network)
                 trial.cost = self._cost_of(trial.pruned)
-            self._saved()
+            self._found(measured=self.goal.cost == "latency")
 
     def _cut(self, scores: Scores, allocation: str, aim: float) -> Cut:
         account = self._account(self.current, self.cost)
@@ -446,11 +452,17 @@ class Course:
 
     # The state -----------------------------------------------------------------------------------------------------
 
-    def _saved(self) -> None:
-        """Save the state, and stop here if that was asked."""
-        if self.save is not None:
-            self.journal.checkpoint(self.save(self.state()), len(self.steps))
+    def _found(self, *, measured: bool = False) -> None:
+        """Something was found out: save it when that is due, or cannot be found out again; stop if that was asked."""
+        self.unsaved = True
+        if measured or self.journal.checkpoint_is_due():
+            self._save()
         self.journal.check()
+
+    def _save(self) -> None:
+        if self.save is not None and self.unsaved:
+            self.journal.checkpoint(self.save(self.state()), len(self.steps))
+            self.unsaved = False
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest depends on: plain data, and tensors, which are to be written before it goes on."""

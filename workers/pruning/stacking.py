@@ -18,6 +18,7 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.tensor_meta import Apply, Expression, Symbol, SymbolicSize, TensorMeta, evaluate
 from workers.pruning.examples import Layout
 
+FIRST = Layout(0, 1)  # examples first, or last in a first axis that others are merged with
 PROBE = (2, 0, 2, 1)  # examples 0, 1 and 2 in another order, of another number
 TOLERANCE = 1e-3  # of the largest value: rounding differs with the batch
 
@@ -37,6 +38,14 @@ class Batching:
         value = node.meta["val"]
         symbols = {**self.others, self.batch.name: examples}
         return evaluate(value.expression, symbols) if isinstance(value, SymbolicSize) else int(value)
+
+    def leads(self, node: fx.Node) -> bool:
+        """Whether the first axis of a node's value is that of the examples, and merged with no other."""
+        meta, layout = node.meta.get("val"), self.layouts.get(node)
+        if layout != FIRST or not isinstance(meta, TensorMeta):
+            return False
+        size = meta.shape[0]
+        return isinstance(size, SymbolicSize) and size.expression == self.batch
 
 
 def find_batching(network: LayerGraph, x: Tensor) -> Batching | None:

@@ -20,7 +20,7 @@ from workers.graph.cost import example_batch
 from workers.graph.functionalization import memory_owners
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
-from workers.pruning.consumer_updates import FIRST, Tile, Update, update_of
+from workers.pruning.consumer_updates import Tile, Update, update_of
 from workers.pruning.examples import Layout
 from workers.pruning.observation import tensor_bytes
 from workers.pruning.reads import Read
@@ -129,7 +129,7 @@ def plan(network: LayerGraph, batching: Batching, edges: tuple[Edge, ...], units
         if node not in batching.layouts:
             raise NotStackable(f"it is not known where examples lie in {node}")
     needs |= {edge.source for edge in edges} | {node for node, (_, update) in planned.items() if update is not None}
-    if output in affected and batching.layouts.get(output) != FIRST:
+    if output in affected and not batching.leads(output):
         raise NotStackable("the output's first axis is not that of the examples")
     steps = ordered_steps(network, planned, affected)
     held, widest = memory_of(steps, affected, batching, example_batch(network))
@@ -172,7 +172,7 @@ def consumer_update(
     edge = edges[0]
     if layout != edge.layout or (edge.read.indices[units] < 0).any():
         return None
-    return update_of(network, edge.read, node, units, layout)
+    return update_of(network, batching, edge.read, node, units)
 
 
 def sized_nodes(network: LayerGraph, batching: Batching, wanted: Mapping[fx.Node, None]) -> tuple[fx.Node, ...]:

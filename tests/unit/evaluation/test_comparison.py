@@ -10,9 +10,9 @@ from tests.unit.evaluation.predictions import labelled_logits
 from tests.unit.evaluation.reports import present
 from workers.evaluation.comparison import (
     Ratios,
+    advantage_over_each,
     agreement_on_errors,
     compare,
-    distillation_effect,
     divergence_rows,
     mcnemar,
     symmetric_binomial_p_value,
@@ -145,7 +145,7 @@ def test_mcnemar_counts_only_the_examples_on_which_the_models_differ() -> None:
 def test_the_effect_of_distillation_is_the_student_minus_its_control(answers: Answers) -> None:
     teacher, student, labels = answers
     control, _ = labelled_logits(2, strength=1.0, labels=labels)
-    effect = distillation_effect(teacher, student, control, labels)
+    effect = advantage_over_each(teacher, student, {"control": control}, labels)["control"]
     student_kl = divergence_rows(teacher, student)["kl_teacher_student"].mean()
     control_kl = divergence_rows(teacher, control)["kl_teacher_student"].mean()
     assert effect.kl_difference.value == pytest.approx(float(student_kl - control_kl))

@@ -63,6 +63,22 @@ def test_the_fast_way_takes_the_units_that_the_naive_one_takes(name: str, alloca
     assert {one: list(units) for one, units in cut.selection.items()} == expected
 
 
+def test_what_a_unit_saves_is_that_of_the_network_as_it_is_by_then() -> None:
+    groups = groups_of("mlp")
+    scores = random_scores(groups, seed=5)
+    cut, _ = cut_of("mlp", scores, "per_mac", 0.3)
+    expected = reference.greedy(
+        groups,
+        {name: values.tolist() for name, values in scores.values.items()},
+        "per_mac",
+        reference.macs_of(groups),
+        0.3 * groups.size.macs,
+        gone={},
+        floors=dict.fromkeys(groups, 2),
+    )
+    assert {name: list(units) for name, units in cut.selection.items()} == expected
+
+
 @pytest.mark.parametrize("cost", ["macs", "params", "bytes"])
 @pytest.mark.parametrize("allocation", [*COMPARED, "per_byte"])
 @pytest.mark.parametrize("name", ["resnet8", "bert"])
