@@ -24,15 +24,17 @@ from workers.evaluation.artifact import weights_size, write_artifact, write_mode
 from workers.evaluation.card import Inputs
 from workers.evaluation.cost import measure_cost
 from workers.evaluation.evaluation import evaluate
+from workers.evaluation.findings import find
 from workers.evaluation.latency import measure_latency
 from workers.evaluation.plots import History
 from workers.evaluation.report import build_report
+from workers.evaluation.thumbnails import thumbnails
 from workers.evaluation.verification import verify_models
 from workers.formats.graph_models import graph_facts
 from workers.formats.models import facts_of
 from workers.graph.layer_graph import LayerGraph
 from workers.job import JobContext, JobResult, Spec_co
-from workers.material import held_out
+from workers.material import held_out, recorded_facts
 from workers.training.data import Dataset, Scaling
 
 EVALUATION_BATCH = 256  # examples; a constant, since the last bits of sums depend on it
@@ -49,6 +51,7 @@ class Compression(Generic[Spec_co]):
     precision = "float32"  # in which the result was computed
     examples: Tensor  # some inputs of the held-out split, scaled, on the job's device
     scaling: Scaling | None  # of its inputs; None for token ids
+    pictures: Mapping[int, bytes]  # of the inputs on which the result differs most from its teacher
 
     def __init__(self, context: JobContext[Spec_co]) -> None:
         self.context, self.spec, self.journal = context, context.spec, context.journal
@@ -83,7 +86,7 @@ class Compression(Generic[Spec_co]):
         logits, labels = evaluate({**models, **others}, split, device, EVALUATION_BATCH, self.journal)
         self.examples, _ = split.batch(np.arange(min(len(split), MAX_EXAMPLE_INPUTS)), device)
         self.scaling = split.scaling
-        return build_report(
+        report = build_report(
             job_id=self.context.job_id,
             split=name,
             logits=logits,
@@ -97,8 +100,18 @@ class Compression(Generic[Spec_co]):
             selection=selection,
             environment=self._environment(),
             stages=self.course.outcomes(),
+            classes=self._classes(),
             **more,
         )
+        different = () if report.by_input is None else report.by_input.most_different
+        self.pictures = thumbnails(split, [each.row for each in different])
+        return report
+
+    def _classes(self) -> list[str] | None:
+        """What the dataset calls its classes, where it has names for them."""
+        dataset = self.spec.model_dump(include={"dataset"})["dataset"]
+        found: list[str] | None = recorded_facts(self.context.inputs[dataset]).get("classes")
+        return found
 
     def _environment(self) -> Environment:
         device = self.context.device
@@ -124,7 +137,9 @@ class Compression(Generic[Spec_co]):
         self, folder: Path, report: Report, without_onnx: str | None, history: History, lineage: Mapping[str, str]
     ) -> Report:
         """Verify the files, and write beside them what is said of them; the report says how they were verified."""
+        # Found again, since stages and verification may say more now than when the report was made.
         report = report.model_copy(update={"verification": verify_models(folder, self.model, self.examples)})
+        report = report.model_copy(update={"findings": find(report)})
         dtype = str(self.examples.dtype).removeprefix("torch.")
         write_artifact(
             folder,
@@ -136,6 +151,7 @@ class Compression(Generic[Spec_co]):
             spec=self.spec,
             seed=self.context.seed,
             lineage={"job": self.context.job_id, **lineage},
+            pictures=self.pictures,
         )
         return report
 

@@ -51,7 +51,10 @@ class Validation(BaseModel):
 
     valid: bool = Field(description="Whether submitting it would be accepted.")
     resolved: dict[str, Any] = Field(description="The job with every default filled in.")
-    reachable: bool | None = Field(description="Whether its target can be met; null while inputs are inspected.")
+    reachable: bool | None = Field(
+        description="Whether its target can be met; null where only a worker can tell: while inputs are inspected, "
+        "for a latency, and with min_units, keep or round_to."
+    )
     floor: dict[str, float] | None = Field(
         description="The least fraction of each cost that pruning can leave; null where that is not known."
     )
@@ -111,7 +114,7 @@ def _validate(services: Services, caller: Caller, spec: JobSpec) -> Response:
     body = Validation(
         valid=resolved.reach.obstacle is None,
         resolved=resolved.spec.model_dump(mode="json"),
-        reachable=resolved.reach.obstacle is None if resolved.settled else None,
+        reachable=resolved.reach.reachable if resolved.settled else None,
         floor=resolved.reach.floor,
         pinned=list(resolved.reach.pinned),
         warnings=[*filter(None, [resolved.reach.obstacle]), *resolved.warnings],

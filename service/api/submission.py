@@ -21,6 +21,7 @@ from service.keys import Caller
 class Reach:
     """How far pruning can take the model; nothing of it for other jobs."""
 
+    reachable: bool | None = True  # None where only a worker can tell
     obstacle: str | None = None
     floor: dict[str, float] | None = None
     pinned: tuple[str, ...] = ()
@@ -145,7 +146,8 @@ def _resolve_pruning(session: Session, caller: Caller, spec: PruneSpec) -> Resol
     _check_task(dataset)
     facts = model.facts or {}
     compatibility.check_pruning(facts, dataset.facts or {}, spec)
-    found = Reach(reach.obstacle(spec, facts), reach.floor(facts), tuple(reach.pinned(facts)))
+    obstacle, floor = reach.obstacle(spec, facts), reach.floor(spec, facts)
+    found = Reach(reach.reachable(spec, facts), obstacle, floor, tuple(reach.pinned(facts)))
     return Resolved(spec, _doubts(spec), _settled([model, dataset]), found)
 
 

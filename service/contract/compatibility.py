@@ -10,6 +10,7 @@ from typing import Any
 from service.contract.criteria import CRITERIA
 from service.contract.errors import FieldError, Invalid
 from service.contract.input_types import unfit_inputs, unfit_student
+from service.contract.objectives import Objective
 from service.contract.prune_spec import PruneSpec
 from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, Training
 
@@ -25,6 +26,7 @@ def check(teacher: Facts, dataset: Facts, spec: DistillSpec, student: Facts | No
     _refuse(
         *_shapes(teacher, dataset, "teacher"),
         *_labels(dataset, spec),
+        *_kind_of_labels(dataset, spec.config.objective, "/config/objective"),
         *_splits(dataset, spec.config.training),
         *_student(teacher, spec, student),
         *_student_inputs(teacher, dataset, spec, student),
@@ -37,6 +39,7 @@ def check_pruning(model: Facts, dataset: Facts, spec: PruneSpec) -> None:
     _refuse(
         *_shapes(model, dataset, "model"),
         *_labels_of_pruning(dataset, spec),
+        *([] if recovery is None else _kind_of_labels(dataset, recovery.objective, "/config/recovery/objective")),
         *_splits(dataset, None if recovery is None else recovery.training, "/config/recovery/training"),
         *_judged(dataset, spec),
         *_kept(model, spec),
@@ -100,6 +103,14 @@ def _labels(dataset: Facts, spec: DistillSpec) -> Iterator[FieldError]:
     if stopping is not None and stopping.monitor == "accuracy":
         detail = "accuracy needs labels and the dataset has none; monitor the loss"
         yield FieldError(pointer="/config/training/early_stopping/monitor", detail=detail)
+
+
+def _kind_of_labels(dataset: Facts, objective: Objective, pointer: str) -> Iterator[FieldError]:
+    task = dataset.get("task")
+    if dataset.get("labelled") is False or not objective.uses_labels or task in {None, objective.task}:
+        return
+    detail = f"{objective.name} is for {objective.task} labels, and the dataset's are for {task}"
+    yield FieldError(pointer=f"{pointer}/name", detail=f"{detail}; GET /v1/objectives lists each one's task")
 
 
 def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:

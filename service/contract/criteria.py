@@ -147,13 +147,32 @@ class LabelInformation(BinnedCriterion):
 
 class InformationBottleneck(CriterionOptions):
     summary = "Learned noise on every unit: those go whose signal drowns in it."
-    formula = "log(μ²/σ²) of the gate z ~ N(μ, σ²), trained with the penalty 1/2 Σ log(1 + μ²/σ²)"
-    source = "Dai et al. 2018 (VIBNet), equation 10"
-    cost = "training"
+    formula = (
+        "c μ²/σ² of the gate z ~ N(μ, σ²) on the unit, trained with the penalty beta · 1/2 Σ c log(1 + μ²/σ²), "
+        "c the unit's share of the MACs of all units"
+    )
+    source = "Dai et al. 2018 (VIBNet), equation 10, with the penalty weighted by cost"
+    cost = "training: a forward and a backward pass for each epoch, at every scoring"
     name: Literal["information_bottleneck"]
-    epochs: int = Field(3, ge=1, le=10_000, description="Passes over the training split.")
-    beta: float = Field(1e-4, gt=0, le=1000, description="Weight of the penalty, times each unit's share of the MACs.")
-    lr: float = Field(0.01, gt=0, le=100, description="Of the gates; the weights are trained at a tenth of it.")
+    loss: Literal["task", "distillation"] | None = Field(
+        None,
+        description="task: cross-entropy with the labels; distillation: KL to the network's own outputs without noise. "
+        "Left out: task where there are labels.",
+    )
+    epochs: int = Field(100, ge=1, le=10_000, description="Passes over the calibration inputs, at every scoring.")
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=1000,
+        description="Weight of the penalty. The more, the more units drown, and the smaller the network that is left; "
+        "units that all drown are ranked by little but chance.",
+    )
+    lr: float = Field(
+        0.05,
+        gt=0,
+        le=100,
+        description="Of the gates, by Adam, falling to 0; a copy of the weights is trained along at a tenth of it.",
+    )
     batch_size: int = Field(128, ge=1, le=1_000_000)
 
 

@@ -156,7 +156,7 @@ class KdObjective(BalancedObjective):
         "Hinton, Vinyals and Dean 2015; reverse KL and generalised Jensen-Shannon, m = βp + (1 − β)q, as in Agarwal "
         "et al. 2024; standardised as in Sun et al. 2024"
     )
-    presets = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cifar100": {"temperature": 4.0, "alpha": 0.1},
         "cifar100_standardized": {"temperature": 2.0, "alpha": 0.1, "standardize": True, "weight": 10.0},
     }
@@ -185,7 +185,7 @@ class KdObjective(BalancedObjective):
     def doubts(self, num_epochs: int) -> tuple[str, ...]:
         """Options that have no effect."""
         found = super().doubts(num_epochs)
-        if "beta" in self.model_fields_set and self.beta != 0.5 and self.divergence != "jensen_shannon":  # noqa: PLR2004  the default
+        if self.beta != type(self).model_fields["beta"].default and self.divergence != "jensen_shannon":
             return *found, f"beta belongs to jensen_shannon and has no effect on {self.divergence}"
         return found
 
@@ -211,7 +211,9 @@ class DecoupledObjective(HardTerm):
     )
     source = "Zhao et al. 2022, equation 7; warm-up as in the authors' code"
     needs_labels = True
-    presets = {"cifar100": {"temperature": 4.0, "target_weight": 1.0, "non_target_weight": 8.0, "warmup_epochs": 20}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar100": {"temperature": 4.0, "target_weight": 1.0, "non_target_weight": 8.0, "warmup_epochs": 20}
+    }
 
     name: Literal["dkd"]
     temperature: ChangingTemperature = Field(4.0, description="T; softens both distributions.")
@@ -253,7 +255,7 @@ class RelationalObjective(HardTerm):
         "intra_weight · mean over columns of (1 − r(q, p))), r Pearson's correlation"
     )
     source = "Huang et al. 2022 (DIST); weights and temperatures of the authors' ImageNet and CIFAR-100 settings"
-    presets = {
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "imagenet": {"temperature": 1.0, "inter_weight": 2.0, "intra_weight": 2.0},
         "cifar100": {"temperature": 4.0, "inter_weight": 2.0, "intra_weight": 2.0},
     }

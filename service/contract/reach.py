@@ -1,24 +1,57 @@
 """How far pruning can take a model, by the group table that inspection recorded; no torch.
 
-The floor is the whole network with every group at its least number of units. What an operator pins stays.
+The recorded floor is the whole network with two units left in every group, and exact. A job with limits of its own
+(`min_units`, `keep`, `round_to`) has another, which the table bounds from below: what leaves a network saves at most
+the sum of what its units save alone. Whether such a job can meet its target is known on the worker, before anything
+is removed. What an operator pins stays.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from service.contract.prune_spec import Absolute, PruneSpec
+from service.contract.prune_spec import Absolute, PruneConfig, PruneSpec
 
 FACT_OF = {"macs": "macs", "params": "parameters", "bytes": "bytes"}
 UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+RECORDED_UNITS = 2  # in every group at the recorded floor
 MOST_NAMED = 3
 
 
-def floor(facts: Mapping[str, Any]) -> dict[str, float] | None:
-    """The least fraction of each cost that pruning can leave; None where the units are not known."""
+def floor(spec: PruneSpec, facts: Mapping[str, Any]) -> dict[str, float] | None:
+    """The least fraction of each cost that pruning can leave, or a bound below it; None where the units are unknown."""
     units = facts.get("units")
     if not units:
         return None
-    return {cost: units["floor"][fact] / facts[fact] for cost, fact in FACT_OF.items() if facts.get(fact)}
+    return {cost: least(spec.config, facts, fact) / facts[fact] for cost, fact in FACT_OF.items() if facts.get(fact)}
+
+
+def least(config: PruneConfig, facts: Mapping[str, Any], fact: str) -> float:
+    """The least of a cost that can be left, or a bound below it."""
+    recorded = float(facts["units"]["floor"][fact])
+    if exact(config):
+        return recorded
+    return max(recorded if config.min_units >= RECORDED_UNITS else 0.0, least_by_groups(config, facts, fact))
+
+
+def least_by_groups(config: PruneConfig, facts: Mapping[str, Any], fact: str) -> float:
+    """What is left of a cost if every unit that may go saves what it saves alone; 0 where some are not listed."""
+    units = facts["units"]
+    if units["groups_left_out"]:
+        return 0
+    saved = sum((group["units"] - lowest(config, group)) * group[f"{fact}_per_unit"] for group in units["groups"])
+    return float(max(0, facts[fact] - saved))
+
+
+def lowest(config: PruneConfig, group: Mapping[str, Any]) -> int:
+    """The fewest units that a group may be left with; cf. workers/pruning/limits.py."""
+    least = max(config.min_units, config.keep.get(group["name"], 1))
+    quantum = config.round_to if group["units"] >= config.round_to else 1
+    return int(min(-(-least // quantum) * quantum, group["units"]))
+
+
+def exact(config: PruneConfig) -> bool:
+    """Whether the recorded floor is the job's own."""
+    return config.min_units == RECORDED_UNITS and not config.keep and config.round_to == 1
 
 
 def pinned(facts: Mapping[str, Any]) -> list[str]:
@@ -39,18 +72,29 @@ def wanted_fraction(spec: PruneSpec, facts: Mapping[str, Any]) -> tuple[str, flo
 
 def obstacle(spec: PruneSpec, facts: Mapping[str, Any]) -> str | None:
     """Why the target cannot be met, in words; None where it can, or where that is not known."""
-    least, wanted = floor(facts), wanted_fraction(spec, facts)
-    if least is None or wanted is None:
+    floors, wanted = floor(spec, facts), wanted_fraction(spec, facts)
+    if floors is None or wanted is None:
         return None
     name, fraction = wanted
     if fraction >= 1:
         return f"the model has {facts[FACT_OF[name]]:,} {UNITS[name]} already; ask for less"
-    if fraction >= least[name]:
+    if fraction >= floors[name]:
         return None
+    bound = "" if exact(spec.config) else "at least "
     held = pinned(facts)
     named = "; ".join(held[:MOST_NAMED]) + (f"; and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else "")
     why = f" Pinned: {named}." if held else ""
     return (
-        f"{fraction:.3g} of the {UNITS[name]} cannot be reached: with every group at its floor {least[name]:.3g} "
-        f"are left. Ask for {least[name] * 1.001:.3g} or more.{why}"
+        f"{fraction:.3g} of the {UNITS[name]} cannot be reached: with every group at its floor {bound}"
+        f"{floors[name]:.3g} are left. Ask for {floors[name] * 1.001:.3g} or more.{why}"
     )
+
+
+def reachable(spec: PruneSpec, facts: Mapping[str, Any]) -> bool | None:
+    """Whether the target can be met; None where only a worker can tell."""
+    if obstacle(spec, facts) is not None:
+        return False
+    if spec.config.target.cost is None:
+        return True
+    known = floor(spec, facts) is not None and wanted_fraction(spec, facts) is not None
+    return True if known and exact(spec.config) else None

@@ -129,6 +129,7 @@ def test_the_artifact_verifies_and_is_a_model_like_any_other(
         {"criterion": {"name": "output_entropy"}, "schedule": {"name": "one_shot"}, "refit": None},
         {"criterion": {"name": "activation_entropy"}, "schedule": {"step": 0.5}},
         {"criterion": {"name": "label_information"}, "schedule": {"step": 0.5}},
+        {"criterion": {"name": "information_bottleneck", "epochs": 5}, "schedule": {"step": 0.5}},
         {"criterion": {"name": "taylor"}, "schedule": {"step": 0.4}, "allocation": "global", "round_to": 8},
         {"target": {"params": 0.3}, "criterion": {"name": "loss_delta"}, "allocation": "per_parameter"},
         {

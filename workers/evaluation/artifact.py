@@ -4,7 +4,9 @@
     model.pt2            the model as an exported program, which plain PyTorch loads
     model.onnx           the same for every other runtime, where ONNX has all its operators
     report.json          the comparison, as service/contract/reports.py defines it
-    learning_curve.svg   how the training went
+    report.html          the same as a page with figures, which needs nothing beside it
+    learning_curve.svg   how the training went, where something was trained
+    pruning.svg          what was removed, and the way there, where units were removed
     README.md            the model card
     manifest.json        hashes of all of these, what made them, and how the verification went
 
@@ -26,10 +28,13 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from service.contract.errors import VerificationFailed
-from service.contract.reports import Report
+from service.contract.reports import PAGE_FILE, Report
 from service.contract.specs import Architecture
 from workers.evaluation.card import FileFacts, Inputs, model_card
+from workers.evaluation.figures import paper, svg_of
+from workers.evaluation.figures_pruning import units_by_group
 from workers.evaluation.latency import repeated
+from workers.evaluation.page import Background, report_page
 from workers.evaluation.placement import on_cpu
 from workers.evaluation.plots import History, learning_curve
 from workers.formats.artifacts import export_program, write_safetensors
@@ -38,7 +43,7 @@ from workers.formats.verify import ONNX, sha256_of
 
 FORMAT = "stillhouse-artifact"
 FORMAT_VERSION = 1
-MANIFEST, CARD = "manifest.json", "README.md"
+MANIFEST, CARD, PAGE = "manifest.json", "README.md", PAGE_FILE
 
 
 def write_models(
@@ -66,18 +71,23 @@ def write_artifact(
     spec: BaseModel,
     seed: int,
     lineage: Mapping[str, Any],
+    pictures: Mapping[int, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write all that is said of the models in `folder`, and return the manifest.
 
     `report` says how they were verified, `spec` what the job was, `without_onnx` why there is no model.onnx (what
-    `write_models` returned). `lineage` names, as plain JSON, what the model was made from. Raises VerificationFailed
+    `write_models` returned). `lineage` names, as plain JSON, what the model was made from. `history` is empty where
+    nothing was trained; `pictures` are PNG files of inputs, by their place in the split. Raises VerificationFailed
     where the files are not those that the report verifies.
     """
     check_verified(folder, report)
     (folder / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (folder / "learning_curve.svg").write_bytes(curve(history, report))
+    for name, picture in drawn(report, history).items():
+        (folder / name).write_bytes(picture)
     described = None if architecture is None else architecture.model_dump(mode="json")
-    made_from = {"spec": spec.model_dump(mode="json"), "lineage": dict(lineage)}
+    made_from: dict[str, Any] = {"spec": spec.model_dump(mode="json"), "lineage": dict(lineage)}
+    background = Background(history=history, architecture=described, pictures=pictures or {}, **made_from)
+    (folder / PAGE).write_text(report_page(report, background), encoding="utf-8")
     card = model_card(
         report=report,
         architecture=described,
@@ -128,6 +138,18 @@ def metadata_of(architecture: Architecture | None) -> dict[str, str]:
     if architecture is None:
         return {}
     return {"architecture": json.dumps(architecture.model_dump(mode="json"), sort_keys=True)}
+
+
+def drawn(report: Report, history: History) -> dict[str, bytes]:
+    """The pictures of the model card, as SVG files by name."""
+    found = {}
+    if any(history.values()):
+        found["learning_curve.svg"] = curve(history, report)
+    with paper():
+        figure = units_by_group(report)
+        if figure is not None:
+            found["pruning.svg"] = svg_of(figure, "What was removed")
+    return found
 
 
 def curve(history: History, report: Report) -> bytes:

@@ -5,12 +5,15 @@ options) appears only as JSON in code blocks, where it cannot become markup.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from service.contract.reports import Comparison, FileVerification, Interval, Measures, Report
+from service.contract.reports import FileVerification, Pruning, Report
+from workers.evaluation import tables
+from workers.evaluation.roles import title_of
 from workers.training.data import Scaling
 
 
@@ -50,12 +53,11 @@ $findings
 
 $table
 
-Information is in nats. Agreement and KL compare with the teacher. The control is the same network, from the same
-seed, trained on the labels alone. Claimed information, H(p̄) − E H(p), means what it says only for a calibrated
-model. Latency was measured in alternation with the teacher on $device with $threads thread(s); parentheses hold
-the interquartile range.
+Information is in nats. Agreement and KL compare with the teacher.$controls
+Claimed information, H(p̄) − E H(p), means what it says only for a calibrated model. Latency was measured in
+alternation with the teacher on $device with $threads thread(s); parentheses hold the interquartile range.
 
-![Learning curve](learning_curve.svg)
+$pruning${curve}All of this with figures is in `report.html`, which any browser opens without a network.
 
 ## How to use it
 
@@ -91,8 +93,7 @@ $spec
 
 - The numbers hold for data like the $split split. Nothing was measured on any other, nor on shifted or hostile
   inputs.
-- One seed was run. Differences between networks trained from different seeds can exceed the intervals above, which
-  cover the choice of examples only.
+- $seeds
 - A student takes over errors and biases of its teacher, and may add its own for rare classes, which the
   averages above hide.
 - MACs are not time. Measure latency on the hardware that will run it.
@@ -104,6 +105,14 @@ $files
 $verification`manifest.json` repeats these hashes beside seed and versions.
 """)
 
+
+SEEDS_TRAINED = """One seed was run. Differences between networks trained from different seeds can exceed the intervals
+  above, which cover the choice of examples only."""
+SEEDS_PRUNED = """One seed was run. It drew the calibration inputs; others may have removed other units. The intervals
+  above cover the choice of test examples only."""
+#: What would begin a tag, and what would end inline code or a cell.
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
+UNUSUAL = re.compile(r"[^A-Za-z0-9_.:/\[\]() -]")
 
 ONNX_USE = """`model.onnx` is the same network for ONNX Runtime and whatever else reads ONNX:
 
@@ -127,10 +136,14 @@ def model_card(
 ) -> str:
     """README.md of an artifact whose other files are `files`; `without_onnx` says why there is no model.onnx."""
     return CARD.substitute(
-        title="Student" if architecture is None else f"Student: {architecture['name']}",
+        title=title_of(report, None if architecture is None else architecture["name"]),
         examples=report.examples,
         split=report.split,
-        findings="\n".join(f"- {finding.text}" for finding in report.findings),
+        findings="\n".join(f"- {plain(finding.text)}" for finding in report.findings),
+        pruning="" if report.pruning is None else _pruning(report.pruning),
+        controls=_controls(report),
+        curve="![Learning curve](learning_curve.svg)\n\n" if "learning_curve.svg" in files else "",
+        seeds=SEEDS_PRUNED if report.pruning is not None else SEEDS_TRAINED,
         table=measures_table(report),
         device=report.environment.device,
         threads=report.environment.threads,
@@ -149,56 +162,40 @@ def model_card(
 
 def measures_table(report: Report) -> str:
     """A Markdown table with a column for each model; rows that no model has a number for are left out."""
-    columns = {"teacher": report.teacher, "student": report.student}
+    return _table(*tables.measures(report))
+
+
+def plain(text: str) -> str:
+    """A finding's sentence, in which no name that a user gave becomes markup."""
+    line = " ".join(text.split()).replace("`", "'").replace("](", "] (")
+    return TAG.sub("&lt;", line)
+
+
+def code(name: str) -> str:
+    """A layer's name as code in a cell of a table; characters that could end either are shown as ?."""
+    return f"`{UNUSUAL.sub('?', name)}`"
+
+
+def _controls(report: Report) -> str:
+    if report.controls:
+        return (
+            " The controls are networks of the same cost by other ways: another criterion with the same schedule and "
+            "repair, or (scratch) the same network with new weights, trained on the labels."
+        )
     if report.control is not None:
-        columns["control"] = report.control
-    comparisons = {"student": report.comparison, "control": report.control_comparison}
-    rows = [[label, *(cell(measures) for measures in columns.values())] for label, cell in ROWS.items()]
-    for index, entry in enumerate(report.teacher.latency):
-        label = f"latency, batch {entry.batch}"
-        rows.append([label, *(_latency(measures, index) for measures in columns.values())])
-    for label, get in COMPARED_ROWS.items():
-        compared = [comparisons.get(name) for name in columns]
-        rows.append([label, *("" if comparison is None else get(comparison) for comparison in compared)])
-    return _table(["", *columns], [row for row in rows if any(row[1:])])
+        return " The control is the same network, from the same\nseed, trained on the labels alone."
+    return ""
 
 
-def _percent(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
-
-
-def _nats(value: float | Interval | None) -> str:
-    if isinstance(value, Interval):
-        return f"{value.value:.4f} [{value.low:.4f}, {value.high:.4f}]"
-    return "" if value is None else f"{value:.4f}"
-
-
-def _latency(measures: Measures, index: int) -> str:
-    entry = measures.latency[index]
-    return f"{entry.median_seconds * 1000:.3g} ms ({entry.iqr_seconds * 1000:.2g})"
-
-
-ROWS: dict[str, Callable[[Measures], str]] = {
-    "accuracy": lambda m: _percent(m.accuracy),
-    "negative log-likelihood": lambda m: _nats(m.nll),
-    "predictive entropy E H(p)": lambda m: _nats(m.predictive_entropy),
-    "marginal entropy H(p̄)": lambda m: _nats(m.marginal_entropy),
-    "claimed information I(X;Ŷ)": lambda m: _nats(m.claimed_information),
-    "label information I(Y;Ŷ)": lambda m: _nats(m.label_information),
-    "calibration error": lambda m: "" if m.calibration_error is None else f"{m.calibration_error:.1%}",
-    "parameters": lambda m: f"{m.parameters:,}",
-    "MACs per example": lambda m: f"{m.macs:,}",
-    "bytes on disk": lambda m: f"{m.bytes:,}",
-}
-COMPARED_ROWS: dict[str, Callable[[Comparison], str]] = {
-    "agreement": lambda c: _percent(c.agreement),
-    "agreement on the teacher's errors": lambda c: _percent(c.agreement_on_teacher_errors),
-    "KL(teacher‖model)": lambda c: _nats(c.kl_teacher_student),
-    "KL(model‖teacher)": lambda c: _nats(c.kl_student_teacher),
-    "Jensen–Shannon": lambda c: _nats(c.jensen_shannon),
-}
+def _pruning(pruning: Pruning) -> str:
+    header, rows = tables.groups(pruning)
+    table = _table(header, [[code(row[0]), *row[1:]] for row in rows])
+    return (
+        "## What was removed\n\nA unit is what goes from every layer that carries it: the channel of a convolution and "
+        "of all that reads it. The\ncriterion was "
+        f"{pruning.criterion}; steps were judged on the {pruning.split} split.\n\n{table}\n\n"
+        "![Units before and after, and the way there](pruning.svg)\n\n"
+    )
 
 
 def _scaling(scaling: Scaling | None) -> str:
@@ -225,11 +222,9 @@ def _verification(files: Sequence[FileVerification]) -> str:
     """How far each file is from the trained model; nothing where none was verified."""
     if not files:
         return ""
-    rows = [
-        [f"`{f.file}`", f"`{f.tool}` {f.version}", str(f.examples), f"{f.max_abs_difference:.2g}", f"{f.tolerance:.2g}"]
-        for f in files
-    ]
-    table = _table(["file", "opened with", "examples", "largest difference", "tolerance"], rows)
+    header, rows = tables.verification(files)
+    marked = [[f"`{row[0]}`", f"`{file.tool}` {file.version}", *row[2:]] for file, row in zip(files, rows, strict=True)]
+    table = _table(header, marked)
     return (
         "Before they were published, a fresh process opened these and compared their logits with the trained model's, "
         f"on all of the examples together and on one alone:\n\n{table}\n\n"

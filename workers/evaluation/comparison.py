@@ -83,7 +83,7 @@ def advantage_over_each(
     if not others:
         return {}
     closer = kl_divergence_from_logits(teacher.double(), student.double())
-    rows = {}
+    rows: dict[tuple[str, str], Tensor] = {}
     for name, other in others.items():
         farther = kl_divergence_from_logits(teacher.double(), other.double())
         quantities = difference_rows(other, student, labels) | {"kl_difference": closer - farther}

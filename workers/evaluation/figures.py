@@ -19,9 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from service.contract.reports import Measures, Report
-
-SETTINGS: Mapping[str, Any] = {
+SETTINGS: Any = {
     "svg.hashsalt": "stillhouse",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -69,18 +67,10 @@ def look_of(role: str) -> Look:
     return LOOKS.get(role, OTHER)
 
 
-def models_of(report: Report) -> dict[str, Measures]:
-    """All models of a report by role, teacher and student first."""
-    found = {"teacher": report.teacher, "student": report.student}
-    if report.control is not None:
-        found["control"] = report.control
-    return found | {name: contender.measures for name, contender in report.controls.items()}
-
-
 @contextmanager
 def paper() -> Iterator[None]:
     """The settings of our figures; matplotlib's own are as before afterwards."""
-    with mpl.rc_context(dict(SETTINGS)):
+    with mpl.rc_context(SETTINGS):
         yield
 
 

@@ -3,8 +3,6 @@
 Each takes the report and returns a matplotlib figure, or None where there is nothing to draw.
 """
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, SymmetricalLogLocator
@@ -136,18 +134,14 @@ def units_by_group(report: Report) -> Figure | None:
     right.xaxis.set_major_formatter(FuncFormatter(percentage))
     for axes in (left, right):
         grid(axes, "x")
-    figure.legend(*_two_bars(left), loc="outside upper right", ncols=2)
+    removed, kept = (container[0] for container in left.containers[:2])
+    figure.legend([kept, removed], ["kept", "removed"], loc="outside upper right", ncols=2)
     return figure
 
 
 def _before_and_after(axes: Axes, row: int, before: float, after: float) -> None:
     axes.barh(row, before, height=0.62, color="white", edgecolor=GREY, linewidth=0.9, hatch="////")
     axes.barh(row, after, height=0.62, color=SKY, edgecolor=BLUE, linewidth=0.9)
-
-
-def _two_bars(axes: Axes) -> tuple[Sequence[object], Sequence[str]]:
-    removed, kept = axes.containers[0][0], axes.containers[1][0]
-    return (kept, removed), ("kept", "removed")
 
 
 # Scores -----------------------------------------------------------------------------------------------------------

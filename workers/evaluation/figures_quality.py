@@ -19,12 +19,12 @@ from workers.evaluation.figures import (
     grid,
     logarithmic,
     look_of,
-    models_of,
     new_figure,
     percentage,
     short,
 )
 from workers.evaluation.intervals import wilson
+from workers.evaluation.roles import comparisons_of, models_of
 
 MOST_CLASSES_SHOWN = 20
 ROW = 0.3  # inches, of a row in a figure of rows
@@ -35,9 +35,7 @@ def accuracies(report: Report) -> Figure | None:
     models = {name: m for name, m in models_of(report).items() if m.accuracy is not None}
     if not models:
         return None
-    comparisons = {"student": report.comparison} | {n: c.comparison for n, c in report.controls.items()}
-    if report.control_comparison is not None:
-        comparisons["control"] = report.control_comparison
+    comparisons = comparisons_of(report)
     figure = new_figure(0.9 + ROW * len(models))
     left, right = figure.subplots(1, 2, sharey=True)
     names = list(models)

@@ -284,10 +284,15 @@ def no_labels(report: Report) -> Finding | None:
 
 
 Rule = Callable[[Report], Finding | None]
-FIRST_RULES: tuple[Rule, ...] = (accuracy_kept, no_labels, not_held_out, distillation_helped)
-RULES: tuple[Rule, ...] = (
+FIRST_RULES: tuple[Rule, ...] = (
+    accuracy_kept,
+    no_labels,
+    not_held_out,
+    distillation_helped,
     cost_saved,
     time_not_saved,
+)
+RULES: tuple[Rule, ...] = (
     certainty,
     calibration,
     shared_errors,

@@ -115,11 +115,11 @@ def _against(name: str, advantage: Advantage, report: Report) -> Finding:
 
 def _closer(name: str, advantage: Advantage) -> str:
     kl = advantage.kl_difference
-    amount = f"(KL from it lower by {-kl.value:.3g} nats [{-kl.high:.3g}, {-kl.low:.3g}])"
+    amount = f"(KL lower by {-kl.value:.3g} nats [{-kl.high:.3g}, {-kl.low:.3g}])"
     if kl.high < 0:
         return f"the student's probabilities are closer to the teacher's {amount}"
     if kl.low > 0:
-        amount = f"(KL from it lower by {kl.value:.3g} nats [{kl.low:.3g}, {kl.high:.3g}])"
+        amount = f"(KL lower by {kl.value:.3g} nats [{kl.low:.3g}, {kl.high:.3g}])"
         return f"the probabilities of {name} are closer to the teacher's than the student's {amount}"
     return f"neither was shown to be closer to the teacher's probabilities {amount}"
 

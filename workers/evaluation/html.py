@@ -29,7 +29,7 @@ def escaped(text: object) -> Markup:
     return Markup(html.escape(UNSAFE.sub("\N{REPLACEMENT CHARACTER}", str(text)), quote=True))
 
 
-def element(name: str, *children: object, **attributes: Any) -> Markup:
+def element(name: str, /, *children: object, **attributes: Any) -> Markup:
     """An element. `class_` becomes class, `aria_label` aria-label; an attribute of None is left out."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'

@@ -1,26 +1,19 @@
-"""The learning curve: how loss and accuracy went, epoch by epoch, as an SVG picture.
+"""The learning curve: how loss and accuracy went, epoch by epoch; the style is that of all figures (figures.py)."""
 
-Drawn with matplotlib's objects, without pyplot and its global state. Who is who is told by line style and marker
-as well as by colour, and the colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; so
-it reads in black and white too. Text is drawn as shapes, so that it looks the same everywhere, and nothing in
-the file depends on the time or on chance: the same history gives the same bytes.
-"""
-
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from workers.evaluation.figures import grid, look_of, new_figure, paper, svg_of
 
 #: Per trained model ("student", and "control" where there is one) its epochs in order: "epoch" and metrics such
 #: as "validation/accuracy", as `TrainingOutcome.history` holds them.
 History = Mapping[str, Sequence[Mapping[str, float]]]
 
-COLOURS = {"student": "#0072B2", "control": "#D55E00"}
-MARKERS = {"student": "o", "control": "s"}
+COLOURS = {role: look_of(role).colour for role in ("student", "control")}
 # In grey, student and control differ by their dashes where they have no markers.
 DASHES = {"student": (0, (2, 1.5)), "control": (0, (6, 2, 1, 2))}
 STYLES: dict[str, dict[str, Any]] = {
@@ -36,22 +29,22 @@ def learning_curve(history: History, *, teacher_accuracy: float | None = None, t
 
     Series that are missing are left out: without labels there is no accuracy, for one.
     """
-    settings = mpl.rc_context(
-        {"svg.hashsalt": "stillhouse", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9}
-    )
-    with settings:
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axes, (quantity, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-            _draw(axes, history, quantity)
-            if quantity == "accuracy" and teacher_accuracy is not None:
-                axes.axhline(
-                    teacher_accuracy, color="black", linestyle="-.", linewidth=1.2, label=f"teacher, {teacher_split}"
-                )
-            _finish(axes, label)
-        file = io.BytesIO()
-        metadata = {"Date": None, "Creator": "Stillhouse", "Title": "Learning curve"}
-        figure.savefig(file, format="svg", metadata=metadata)
-    return file.getvalue()
+    with paper():
+        figure = learning_figure(history, teacher_accuracy, teacher_split)
+        return svg_of(figure, "Learning curve")
+
+
+def learning_figure(history: History, teacher_accuracy: float | None, teacher_split: str) -> Figure:
+    """The same as a figure; make it on `paper`."""
+    figure = new_figure(3.6)
+    for axes, (quantity, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        _draw(axes, history, quantity)
+        if quantity == "accuracy" and teacher_accuracy is not None:
+            axes.axhline(
+                teacher_accuracy, color="black", linestyle="-.", linewidth=1.2, label=f"teacher, {teacher_split}"
+            )
+        _finish(axes, label)
+    return figure
 
 
 def _draw(axes: Axes, history: History, quantity: str) -> None:
@@ -68,7 +61,7 @@ def _draw(axes: Axes, history: History, quantity: str) -> None:
                 values,
                 color=COLOURS[model],
                 linestyle="-" if marked else DASHES[model],
-                marker=MARKERS[model] if marked else "",
+                marker=look_of(model).marker if marked else "",
                 # About twelve markers whatever the number of epochs: more would hide the line.
                 markevery=max(1, len(points) // 12),
                 label=f"{model}, {split}",
@@ -80,10 +73,8 @@ def _finish(axes: Axes, label: str) -> None:
     axes.set_xlabel("Epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, color="0.88", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    grid(axes)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, handlelength=3)
+        axes.legend(handlelength=3)
     else:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="0.4")

@@ -16,7 +16,7 @@ from service.contract.reports import (
     Report,
     StageOutcome,
 )
-from workers.evaluation.figures import models_of
+from workers.evaluation.roles import comparisons_of, models_of
 
 Rows = list[list[str]]
 Table = tuple[list[str], Rows]
@@ -24,9 +24,7 @@ Table = tuple[list[str], Rows]
 
 def measures(report: Report) -> Table:
     """A column for each model: what it measures, how it compares with the teacher, what it costs."""
-    columns = models_of(report)
-    comparisons: dict[str, Comparison | None] = {"student": report.comparison, "control": report.control_comparison}
-    comparisons |= {name: contender.comparison for name, contender in report.controls.items()}
+    columns, comparisons = models_of(report), comparisons_of(report)
     rows = [[label, *(cell(model) for model in columns.values())] for label, cell in MEASURED.items()]
     for index, entry in enumerate(report.teacher.latency):
         rows.append([f"latency, batch {entry.batch}", *(latency(model, index) for model in columns.values())])
@@ -83,7 +81,8 @@ COMPARED: dict[str, Callable[[Comparison], str]] = {
 def stages(outcomes: Sequence[StageOutcome]) -> Table:
     """What each stage took, where the model stood after it, and what it changed since the last that says so."""
     rows: Rows = []
-    accuracy = kl = None
+    accuracy: float | None = None
+    kl: float | None = None
     for stage in outcomes:
         rows.append(
             [
@@ -95,9 +94,8 @@ def stages(outcomes: Sequence[StageOutcome]) -> Table:
                 _change(kl, stage.kl, 1, ""),
             ]
         )
-        accuracy, kl = (
-            now if now is not None else before for before, now in ((accuracy, stage.accuracy), (kl, stage.kl))
-        )
+        accuracy = accuracy if stage.accuracy is None else stage.accuracy
+        kl = kl if stage.kl is None else stage.kl
     header = ["stage", "seconds", "accuracy after it", "change", "KL from the teacher, nats", "change"]
     used = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
     return [header[column] for column in used], [[row[column] for column in used] for row in rows]

@@ -172,13 +172,13 @@ class Work:
         return max(1, min(EXAMPLES, self.fitting(names)))
 
     def fitting(self, names: Sequence[str]) -> int:
-        """How many examples half of the memory holds."""
+        """How many examples a third of the memory holds; a tile takes a quarter, and allocators their share."""
         plans = [found for found in map(self.plans.get, names) if found is not None]
         kept: set[fx.Node] = {node for suffix in plans for node in suffix.needs}
         removed = [sum(self.bytes_of(node) for node in {edge.source for edge in suffix.edges}) for suffix in plans]
         passing = self.pass_bytes * (2 if len(plans) < len(names) else 1)
         each = sum(map(self.bytes_of, kept)) + 4 * max(removed, default=0) + passing
-        return int(self.memory_bytes // 2 // max(each, 1))
+        return int(self.memory_bytes // 3 // max(each, 1))
 
     def bytes_of(self, node: fx.Node) -> int:
         """Of one example, where the node's value depends on examples."""
@@ -188,7 +188,7 @@ class Work:
 
     def tile_rows(self, suffix: Suffix) -> int:
         by_cache = TILE_BYTES // max(suffix.widest, 1)
-        by_memory = self.memory_bytes // 3 // max(suffix.row_bytes, 1)
+        by_memory = self.memory_bytes // 4 // max(suffix.row_bytes, 1)
         return int(max(2, min(max(by_cache, ROWS), by_memory)))
 
     # Computing ------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from workers.pruning.labels import required_labels
 from workers.pruning.observation import activation_bytes, as_input, base_logits, batch_size, read_bytes
 from workers.pruning.reads import Read, ReadingRun
 from workers.pruning.scores import Scores
-from workers.training.determinism import batch_bounds, deterministic, epoch_order
+from workers.training.determinism import Positions, batch_bounds, deterministic, epoch_order
 
 Reads = Mapping[str, tuple[Read, ...]]
 LossName = Literal["task", "distillation"]
@@ -84,7 +84,7 @@ class Gates:
         )
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z = μ + σ·ε for noise (B, units)."""
+        """The gates z = μ + σ·ε under noise (B, units)."""
         return self.mean + (self.log_variance / 2).exp() * noise
 
     def penalty(self) -> Tensor:
@@ -97,7 +97,7 @@ class Gates:
 
 
 def cost_shares(groups: Groups) -> Tensor:
-    """c of every unit: (units,) float64, with sum 1; equal where no unit costs anything."""
+    """Every unit's c: (units,) float64, with sum 1; equal where no unit costs anything."""
     macs = [
         torch.full((group.num_units,), float(group.macs_per_unit), dtype=torch.float64) for group in groups.values()
     ]
@@ -107,24 +107,27 @@ def cost_shares(groups: Groups) -> Tensor:
 
 @dataclass
 class GatedReads:
-    """A listener that multiplies every unit by its gate; `z` (B, units) are the gates of the examples that run."""
+    """A listener that multiplies every unit by its gate."""
 
     layouts: Mapping[fx.Node, Layout]
     starts: Mapping[str, int]  # group -> its first column of z
-    z: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
-    columns: dict[Read, Tensor] = field(default_factory=dict)  # read -> the column of z for each channel, or the last
+    z: Tensor = field(init=False)  # (B, units + 1): the gates of the examples that run, and a column of ones
+    columns: dict[Read, Tensor] = field(default_factory=dict)  # read -> which column of z is for each channel
+
+    def use(self, z: Tensor) -> None:
+        """From now on the gates are `z`, (B, units)."""
+        self.z = torch.cat([z, z.new_ones(len(z), 1)], 1)
 
     def __call__(self, read: Read, value: Tensor) -> Tensor:
         if read.again:
             return value
         if read not in self.columns:
             self.columns[read] = self._columns(read, value)
-        padded = torch.cat([self.z, self.z.new_ones(len(self.z), 1)], 1)
-        factors = padded[:, self.columns[read]]  # (B, channels); 1 for what is no unit of the group
+        factors = self.z[:, self.columns[read]]  # (B, channels); 1 for what is no unit of the group
         return value * laid_out(factors, read, self.layouts.get(read.source), value).to(value.dtype)
 
     def _columns(self, read: Read, value: Tensor) -> Tensor:
-        column = np.full(value.shape[read.axis], self.z.shape[1])
+        column = np.full(value.shape[read.axis], self.z.shape[1] - 1)
         column[read.indices[read.present]] = self.starts[read.group] + read.present[:, None]
         return torch.from_numpy(column).to(value.device)
 
@@ -220,8 +223,11 @@ class Trainer:
             )
         return self.gates
 
-    def take_step(self, rows: np.typing.NDArray[np.int64], rate: float) -> None:
-        """One step downhill on the examples at these places among the calibration inputs."""
+    def take_step(self, rows: Positions, rate: float) -> None:
+        """One step downhill, at this share of the rates, on the examples at these places among the calibration inputs.
+
+        Gradients of parts of the batch add up to those of the whole.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["base"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -229,14 +235,16 @@ class Trainer:
         with torch.enable_grad():
             for start in range(0, len(rows), self.part):
                 chunk = slice(start, start + self.part)
-                (self.loss(rows[chunk], noise[chunk].to(self.calibration.device)) / len(rows)).backward()
-            (self.training.beta * self.gates.penalty()).backward()
+                part = self.loss(rows[chunk], noise[chunk].to(self.calibration.device)) / len(rows)
+                part.backward()  # type: ignore[no-untyped-call]  # torch's own
+            penalty = self.training.beta * self.gates.penalty()
+            penalty.backward()  # type: ignore[no-untyped-call]  # torch's own
         self.optimizer.step()
 
-    def loss(self, rows: np.typing.NDArray[np.int64], noise: Tensor) -> Tensor:
+    def loss(self, rows: Positions, noise: Tensor) -> Tensor:
         """The task's or the distillation loss of some examples, summed, under this noise (B, units)."""
         x, _ = self.calibration.split.batch(self.calibration.positions[rows], self.calibration.device)
-        self.listener.z = self.gates.sample(noise)
+        self.listener.use(self.gates.sample(noise))
         logits = self.reading.outputs(as_input(self.network, x))
         target = self.targets[torch.from_numpy(rows).to(self.targets.device)].to(logits.device)
         if target.dim() == 1:
@@ -264,13 +272,11 @@ def first_columns(groups: Groups) -> dict[str, int]:
 
 
 def scores_of(groups: Groups, gates: Gates, examples: int) -> Scores:
-    """c · μ²/σ² of trained gates, and what the paper's own rule would do, in words."""
+    """What trained gates say, c · μ²/σ², and what the paper's own rule would do, in words."""
     ratio = gates.signal_to_noise().detach().double()
     worth = (gates.costs.double() * ratio).cpu()
     drowned = (ratio <= 1).cpu()
-    parts = {
-        name: slice(start, start + groups[name].num_units) for name, start in first_columns(groups).items()
-    }
+    parts = {name: slice(start, start + groups[name].num_units) for name, start in first_columns(groups).items()}
     by_group = ", ".join(f"{name} {int(drowned[part].sum())}" for name, part in parts.items() if drowned[part].any())
     note = (
         f"Of {len(drowned)} units, {int(drowned.sum())} have log(σ²/μ²) ≥ 0, and would go by VIBNet's own rule"

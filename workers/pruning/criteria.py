@@ -17,6 +17,7 @@ from service.contract.criteria import (
     CRITERIA,
     ActivationEntropy,
     CriterionOptions,
+    InformationBottleneck,
     LabelInformation,
     LeaveOneOut,
     OutputEntropy,
@@ -28,6 +29,7 @@ from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Journal
 from workers.pruning.activation import activation_entropy, label_information
+from workers.pruning.bottleneck import BottleneckTraining, information_bottleneck
 from workers.pruning.calibration import Calibration
 from workers.pruning.gates import output_kl_fisher, taylor
 from workers.pruning.labels import required_labels
@@ -89,9 +91,10 @@ def score(
     """What the criterion that `options` configure says of every unit.
 
     `reference` are the logits of a teacher on the calibration inputs, (N, K), for output_kl: what its option
-    `reference` asks for is in the caller's hands, except that "current" ignores them. `expected_removed` is how many
-    units of each group are about to go, for screening; left out, half of all units, ranked together. `memory_bytes`
-    bounds batches and intermediate results. The network is left as it was: its mode, flags and gradients.
+    `reference` asks for is in the caller's hands, except that "current" ignores them; the distillation of
+    information_bottleneck takes them too. `expected_removed` is how many units of each group are about to go, for
+    screening; left out, half of all units, ranked together. `memory_bytes` bounds batches and intermediate results.
+    The network is left as it was: its mode, flags and gradients.
 
     Raises `Invalid` where labels are needed and there are none, `KeyError` for a criterion that is not of this table.
     """
@@ -192,6 +195,17 @@ def _label_information(inquiry: Inquiry, options: LabelInformation) -> Scores:
     )
 
 
+def _information_bottleneck(inquiry: Inquiry, options: InformationBottleneck) -> Scores:
+    return information_bottleneck(
+        *inquiry.subject,
+        BottleneckTraining(options.epochs, options.beta, options.lr, options.batch_size, options.loss),
+        reference=inquiry.reference,
+        seed=inquiry.seed,
+        memory_bytes=inquiry.memory_bytes,
+        journal=inquiry.journal,
+    )
+
+
 def _l1(inquiry: Inquiry, _options: CriterionOptions) -> Scores:
     return magnitude(inquiry.network, inquiry.groups, 1)
 
@@ -208,7 +222,7 @@ def _random(inquiry: Inquiry, _options: CriterionOptions) -> Scores:
     return random_order(inquiry.groups, inquiry.seed)
 
 
-# Name -> the function, which takes the options of that name. information_bottleneck is trained, elsewhere.
+# Name -> the function, which takes the options of that name.
 FUNCTIONS: Mapping[str, Callable[[Inquiry, Any], Scores]] = {
     "output_kl": _output_kl,
     "output_entropy": _output_entropy,
@@ -218,6 +232,7 @@ FUNCTIONS: Mapping[str, Callable[[Inquiry, Any], Scores]] = {
     "taylor": _taylor,
     "activation_entropy": _activation_entropy,
     "label_information": _label_information,
+    "information_bottleneck": _information_bottleneck,
     "l1": _l1,
     "l2": _l2,
     "batchnorm_scale": _batchnorm_scale,

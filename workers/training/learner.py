@@ -1,7 +1,7 @@
 """A model that learns from one batch at a time: the forward pass, the gradient, and the step downhill."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,25 @@ from workers.training.optimizers import optimizer_of, set_learning_rate
 from workers.training.precision import Precision, autocast, gradient_scaler, resolve_precision
 
 Loss = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+@runtime_checkable
+class ChangingLoss(Protocol):
+    """A loss that changes over a training; called as it is, it is the one that the training ends with.
+
+    What it is at a moment depends on nothing but that moment, so that a resumed training need not know its past.
+    """
+
+    def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> Tensor:
+        """The loss at the end."""
+
+    def at(self, epoch: int, share: float) -> Loss:
+        """The loss in an epoch (from 1), when `share` of all steps are done."""
+
+
+def loss_at(loss: Loss, epoch: int, share: float) -> Loss:
+    """What a loss is in an epoch (from 1), when `share` of all steps are done."""
+    return loss.at(epoch, share) if isinstance(loss, ChangingLoss) else loss
 
 
 class Learner:

@@ -31,7 +31,7 @@ from workers.training.determinism import (
     restore_random_state,
     seed_step,
 )
-from workers.training.learner import Learner, Loss
+from workers.training.learner import Learner, Loss, loss_at
 from workers.training.outcome import State, TrainingOutcome, copied_state
 from workers.training.schedules import multiplier
 from workers.training.selection import Watch, doubt_about_selection, is_over, observe, score
@@ -62,7 +62,8 @@ def train(
 
     Parameters
     ----------
-    loss: (student's logits, teacher's logits or None, labels or None) -> mean over the batch.
+    loss: (student's logits, teacher's logits or None, labels or None) -> mean over the batch. One that changes
+        over the training (`ChangingLoss`) is as it will be at the end where validation judges epochs by it.
     teacher_logits: by split name, "train" and "validation"; rows by position in the split.
     save: writes the given state, durably, and says where; without it nothing is written.
     resume_from: a state that was given to `save`. The model's own weights do not matter then.
@@ -204,7 +205,8 @@ class Loop:
         x, labels = self.split.batch(positions, self.device)
         taught = gather(self.teacher_logits.get("train"), positions, self.device)
         seed_step(self.seed, self.step, self.device)
-        loss, logits = self.learner.learn(x, labels, taught, self.loss, self.learning_rate)
+        now = loss_at(self.loss, self.epoch + 1, self.step / self.num_steps)
+        loss, logits = self.learner.learn(x, labels, taught, now, self.learning_rate)
         self.loss_sum += loss * len(positions)
         if labels is not None:
             self.num_correct += (logits.argmax(dim=-1) == labels).sum()

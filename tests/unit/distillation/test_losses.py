@@ -1,18 +1,33 @@
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.contract.objectives import KdObjective
 from tests.reference import distillation as reference
-from workers.distillation.losses import knowledge_distillation, soft_loss
+from tests.unit.distillation.examples import logits
+from workers.distillation.losses import DIVERGENCES as TABLE
+from workers.distillation.losses import Divergence, knowledge_distillation, soft_loss
 
 LOGITS = st.lists(st.lists(st.floats(-20, 20), min_size=4, max_size=4), min_size=3, max_size=3)
 LABELS = st.lists(st.integers(0, 3), min_size=3, max_size=3)
+DIVERGENCES = st.sampled_from(["forward_kl", "reverse_kl", "jensen_shannon"])
 
 
-@given(LOGITS, LOGITS, LABELS, st.floats(0.5, 20), st.floats(0, 1), st.floats(0, 0.9))
+@given(
+    LOGITS, LOGITS, LABELS, st.floats(0.5, 20), st.floats(0, 1), st.floats(0, 0.9), DIVERGENCES, st.floats(0.01, 0.99)
+)
 def test_the_loss_is_the_formula_word_for_word(
-    student: list[list[float]], teacher: list[list[float]], labels: list[int], T: float, alpha: float, smoothing: float
+    student: list[list[float]],
+    teacher: list[list[float]],
+    labels: list[int],
+    T: float,
+    alpha: float,
+    smoothing: float,
+    divergence: Divergence,
+    beta: float,
 ) -> None:
     ours = knowledge_distillation(
         torch.tensor(student, dtype=torch.float64),
@@ -21,8 +36,10 @@ def test_the_loss_is_the_formula_word_for_word(
         temperature=T,
         alpha=alpha,
         label_smoothing=smoothing,
+        divergence=divergence,
+        beta=beta,
     )
-    literal = reference.knowledge_distillation(student, teacher, labels, T, alpha, smoothing)
+    literal = reference.knowledge_distillation(student, teacher, labels, T, alpha, smoothing, divergence, beta)
     assert float(ours) == pytest.approx(literal, rel=1e-9, abs=1e-9)
 
 
@@ -74,3 +91,16 @@ def test_the_loss_stays_finite_where_probabilities_underflow() -> None:
     assert loss.isfinite()
     assert student.grad is not None
     assert student.grad.isfinite().all()
+
+
+def test_every_divergence_of_the_catalogue_has_a_function() -> None:
+    assert set(TABLE) == set(get_args(KdObjective.model_fields["divergence"].annotation))
+
+
+@pytest.mark.parametrize(("beta", "like"), [(1e-4, "forward_kl"), (1 - 1e-4, "reverse_kl")])
+def test_generalised_jensen_shannon_ends_in_the_two_kl(beta: float, like: Divergence) -> None:
+    student, teacher = logits(0)
+    mixed = soft_loss(student, teacher, temperature=2.0, divergence="jensen_shannon", beta=beta)
+    assert float(mixed) / 1e-4 == pytest.approx(
+        float(soft_loss(student, teacher, temperature=2.0, divergence=like)), rel=1e-2
+    )
