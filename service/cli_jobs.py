@@ -178,11 +178,22 @@ def retry(job: JobId) -> None:
 
 
 @app.command()
-def report(job: JobId, as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
-    """Print the final comparison: teacher, student and control."""
+def report(
+    job: JobId,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="Print it as a page with figures; send it to a file.")
+    ] = False,
+) -> None:
+    """Print the final comparison: teacher, student and controls."""
     from service.tables import print_report
 
+    if as_json and as_html:
+        raise Mistake("--json and --html exclude each other")
     with connect() as client:
+        if as_html:
+            typer.echo(client.report_page(job).encode(), nl=False)  # a page is UTF-8 whatever the terminal is
+            return
         found = client.report(job)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -176,6 +176,10 @@ class Client:
         """Return the final comparison."""
         return self.connection.json("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "application/json"})
 
+    def report_page(self, job_id: str) -> str:
+        """Return the final comparison as one HTML page that needs nothing else."""
+        return self.connection.request("GET", f"/v1/jobs/{job_id}/report", headers={"Accept": "text/html"}).text
+
     def cancel(self, job_id: str) -> Json:
         """Ask a job to stop."""
         return self.connection.json("POST", f"/v1/jobs/{job_id}/cancel", repeatable=True)

@@ -120,10 +120,20 @@ COSTS: Mapping[str, Callable[[Json], str]] = {
 }
 
 
+def models_of(report: Json) -> dict[str, tuple[Json, Json | None]]:
+    """Return measures and comparison with the teacher of every model, by role."""
+    found: dict[str, tuple[Json, Json | None]] = {"teacher": (report["teacher"], None)}
+    found["student"] = (report["student"], report["comparison"])
+    if report.get("control"):
+        found["control"] = (report["control"], report.get("control_comparison"))
+    controls = report.get("controls") or {}
+    return found | {name: (each["measures"], each["comparison"]) for name, each in controls.items()}
+
+
 def report_rows(report: Json) -> list[list[str]]:
-    """Return the report's rows: what is measured, then teacher, student and, when there is one, control."""
-    models = [report[name] for name in ("teacher", "student", "control") if report.get(name)]
-    comparisons = [report["comparison"], report.get("control_comparison")][: len(models) - 1]
+    """Return the report's rows: what is measured, then teacher, student and controls."""
+    models = [measures for measures, _ in models_of(report).values()]
+    comparisons = [compared for _, compared in models_of(report).values()][1:]
     rows = [[name, *(show(model) for model in models)] for name, show in MEASURES.items()]
     for name, show in COMPARED.items():
         rows.append([name, "", *("–" if compared is None else show(compared) for compared in comparisons)])
@@ -141,15 +151,33 @@ def _latency(model: Json, position: int) -> str:
     return f"{timing['median_seconds'] * 1000:.3f} (IQR {timing['iqr_seconds'] * 1000:.3f})"
 
 
+GROUPS: Mapping[str, Cell] = {
+    "group": lambda group: group["name"],
+    "units": lambda group: counted(group["units_before"]),
+    "kept": lambda group: counted(group["units_after"]),
+    "share": lambda group: f"{group['units_after'] / max(1, group['units_before']):.1%}",
+    "MACs of a unit": lambda group: counted(group["macs_per_unit"]),
+}
+STAGES: Mapping[str, Cell] = {
+    "stage": lambda stage: stage["name"],
+    "seconds": lambda stage: f"{stage['seconds']:.1f}",
+    "accuracy after it": lambda stage: "" if stage["accuracy"] is None else f"{stage['accuracy']:.1%}",
+    "KL after it, nats": lambda stage: number(stage["kl"]) if stage["kl"] is not None else "",
+}
+
+
 def print_report(console: "Console", report: Json) -> None:
     """Print the comparison and the findings in words."""
-    environment = report["environment"]
-    header = [f"{report['examples']} examples of the {report['split']} split", "teacher", "student"]
-    print_table(console, [*header, "control"] if report.get("control") else header, report_rows(report))
-    selection = report["selection"]
+    environment, selection, pruning = report["environment"], report.get("selection"), report.get("pruning")
+    header = [f"{report['examples']} examples of the {report['split']} split", *models_of(report)]
+    print_table(console, header, report_rows(report))
+    if pruning:
+        print_rows(console, GROUPS, pruning["groups"])
+        print_rows(console, STAGES, report["stages"])
+    chosen = f"The student is the {selection['selected']} epoch ({selection['epoch']}). " if selection else ""
     console.print(
-        f"The student is the {selection['selected']} epoch ({selection['epoch']}). Intervals are 95%. Measured on "
-        f"{environment['device']} with {environment['threads']} threads in {environment['precision']}.",
+        f"{chosen}Intervals are 95%. Measured on {environment['device']} with {environment['threads']} threads in "
+        f"{environment['precision']}.",
         highlight=False,
     )
     for file in report.get("verification", ()):

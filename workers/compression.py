@@ -7,19 +7,16 @@ exporting    the result becomes files
 verifying    a fresh process loads the files and must compute what the result computes; report and card say so
 """
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from service.contract.reports import Environment, Report, Selection
+from service.contract.reports import Report, Selection
 from service.contract.specs import Architecture
-from workers.course import Course
+from workers.attempt import Attempt
 from workers.evaluation.artifact import weights_size, write_artifact, write_models
 from workers.evaluation.card import Inputs
 from workers.evaluation.cost import measure_cost
@@ -33,39 +30,24 @@ from workers.evaluation.verification import verify_models
 from workers.formats.graph_models import graph_facts
 from workers.formats.models import facts_of
 from workers.graph.layer_graph import LayerGraph
-from workers.job import JobContext, JobResult, Spec_co
-from workers.material import held_out, recorded_facts
+from workers.job import JobResult, Spec_co
+from workers.material import held_out
 from workers.training.data import Dataset, Scaling
 
 EVALUATION_BATCH = 256  # examples; a constant, since the last bits of sums depend on it
 MAX_EXAMPLE_INPUTS = 64  # for timing, export and verification
 
 
-class Compression(Generic[Spec_co]):
+class Compression(Attempt[Spec_co]):
     """One attempt at a job. Whoever derives from it sets `dataset`, `teacher`, `model` and what describes them."""
 
     dataset: Dataset
     teacher: nn.Module
     model: nn.Module  # the result
     architecture: Architecture | None = None  # of the result; None for a graph
-    precision = "float32"  # in which the result was computed
     examples: Tensor  # some inputs of the held-out split, scaled, on the job's device
     scaling: Scaling | None  # of its inputs; None for token ids
     pictures: Mapping[int, bytes]  # of the inputs on which the result differs most from its teacher
-
-    def __init__(self, context: JobContext[Spec_co]) -> None:
-        self.context, self.spec, self.journal = context, context.spec, context.journal
-        choices = {
-            "num_threads": context.num_threads,
-            "device": context.device.type,
-            "torch": str(torch.__version__),
-        }
-        self.course = Course(context.journal, context.work_dir, context.checkpoint, choices)
-        torch.set_num_threads(self.course.choices["num_threads"])
-        changed = [name for name in ("device", "torch") if self.course.choices[name] != choices[name]]
-        for name in changed:
-            text = f"resumed with {name} {choices[name]} after {self.course.choices[name]}: the last bits may differ"
-            self.journal.event("warning", {"text": text})
 
     def evaluated(
         self,
@@ -98,30 +80,14 @@ class Compression(Generic[Spec_co]):
             bytes_on_disk={role: weights_size(model, architectures.get(role)) for role, model in models.items()},
             latencies=measure_latency(models, self.examples, device=device),
             selection=selection,
-            environment=self._environment(),
+            environment=self.environment(),
             stages=self.course.outcomes(),
-            classes=self._classes(),
+            classes=self.classes(),
             **more,
         )
         different = () if report.by_input is None else report.by_input.most_different
         self.pictures = thumbnails(split, [each.row for each in different])
         return report
-
-    def _classes(self) -> list[str] | None:
-        """What the dataset calls its classes, where it has names for them."""
-        dataset = self.spec.model_dump(include={"dataset"})["dataset"]
-        found: list[str] | None = recorded_facts(self.context.inputs[dataset]).get("classes")
-        return found
-
-    def _environment(self) -> Environment:
-        device = self.context.device
-        versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-        return Environment(
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            threads=torch.get_num_threads(),
-            precision=self.precision,
-            versions={"stillhouse": version("stillhouse"), **versions},
-        )
 
     def exported(self) -> tuple[Path, str | None]:
         """The folder with the result's files, and why there is none for ONNX, if so."""

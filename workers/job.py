@@ -37,3 +37,10 @@ class JobResult:
     declaration: dict[str, Any]
     facts: dict[str, Any]
     report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What a job says that makes no model."""
+
+    report: dict[str, Any]

@@ -1,7 +1,7 @@
 """What a supervisor and its child process say to each other, and the channel that carries it.
 
     child -> supervisor   StageBegan, Progressed, Measured, Told, Checkpointed, and one last word:
-                          Finished, Read, Failed or Halted
+                          Finished, Reported, Read, Failed or Halted
     supervisor -> child   Beat (the lease was renewed), StopRequest
 
 Messages travel as JSON, never as pickles: a child that reads untrusted files must not be able to
@@ -78,6 +78,13 @@ class Finished(_Message):
     report: dict[str, Any]
 
 
+class Reported(_Message):
+    """The last word of a job that makes no model: its report."""
+
+    kind: Literal["reported"] = "reported"
+    report: dict[str, Any]
+
+
 class Read(_Message):
     """A reader's last word: what it found."""
 
@@ -111,7 +118,7 @@ class StopRequest(_Message):
     kind: Literal["stop"] = "stop"
 
 
-LastWord = Finished | Read | Failed | Halted
+LastWord = Finished | Reported | Read | Failed | Halted
 Report = StageBegan | Progressed | Measured | Told | Checkpointed
 Message = LastWord | Report | Beat | StopRequest
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])

@@ -1,6 +1,6 @@
-"""A result becomes a model that everybody sees, or nothing of it does.
+"""A result becomes a model that everybody sees, or nothing of it does; a report alone ends its job without one.
 
-Its files are stored first; then one transaction inserts the model and ends the job, on condition
+A model's files are stored first; then one transaction inserts the model and ends the job, on condition
 that the job's epoch and lease still hold.
 """
 
@@ -14,7 +14,7 @@ from service.contract import jobs, resources
 from service.contract.errors import NotFound
 from service.contract.records import JobRecord
 from service.contract.storage import Storage, StoredFile
-from workers.pipe import Finished
+from workers.pipe import Finished, Reported
 from workers.tenure import Tenure
 
 
@@ -38,6 +38,11 @@ def publish(
         return model_id
 
     return tenure.write(change)
+
+
+def publish_report(tenure: Tenure[Any], result: Reported) -> None:
+    """End a job that makes no model. Raises LeaseLost."""
+    tenure.write(lambda session: jobs.publish(session, tenure.claim, None, result.report))
 
 
 def _make_sure(storage: Storage, folder: Path, files: dict[str, StoredFile]) -> None:

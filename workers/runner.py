@@ -23,7 +23,8 @@ from workers.formats import models as _models  # noqa: F401  as above
 from workers.journal import Stopped
 from workers.lifeline import Lifeline
 from workers.orders import RunOrder
-from workers.pipe import Failed, Finished, Halted, LastWord
+from workers.job import JobReport
+from workers.pipe import Failed, Finished, Halted, LastWord, Reported
 from workers.piped_journal import PipedJournal
 from workers.pipeline import PIPELINES, JobContext, stages_of
 
@@ -81,7 +82,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["an allocation failed"])[0].removesuffix(".")
 
 
-def _compute(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> Finished:
+def _compute(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> Finished | Reported:
     os.environ["TMPDIR"] = tempfile.tempdir = str(order.work_dir)  # what a library leaves behind goes with the job
     torch.set_num_threads(order.num_threads)
     context = JobContext(
@@ -96,6 +97,8 @@ def _compute(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> Finished:
         journal=journal,
     )
     result = PIPELINES[spec.type](context)
+    if isinstance(result, JobReport):
+        return Reported(report=_plain(result.report))
     return Finished(
         folder=result.folder.absolute(),
         name=result.name,

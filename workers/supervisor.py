@@ -23,7 +23,7 @@ from workers.chronicle import Chronicle
 from workers.folders import held_folder
 from workers.inputs import read_inputs
 from workers.orders import RunOrder
-from workers.pipe import Beat, Failed, Finished, LastWord
+from workers.pipe import Beat, Failed, Finished, LastWord, Reported
 from workers.station import Station
 from workers.stops import Interrupted, Stop, StopWatch
 from workers.tenure import Tenure
@@ -107,6 +107,8 @@ class Supervision:
         log.info("child ended", word=getattr(word, "kind", None), stop=stop, exit_code=exit_code)
         if isinstance(word, Finished):
             self._end_finished(word)
+        elif isinstance(word, Reported):
+            self._end_reported(word)
         elif stop is not None:
             self._end_stopped(stop)
         elif isinstance(word, Failed):
@@ -155,6 +157,16 @@ class Supervision:
             self._end_stopped(Stop.CANCEL)  # raises LeaseLost, unless that was the reason
         else:
             log.info("job succeeded", model=model_id)
+            self.chronicle.forget()
+
+    def _end_reported(self, word: Reported) -> None:
+        """End the job with its report, unless it may not be published any more."""
+        try:
+            publication.publish_report(self.tenure, word)
+        except LeaseLost:
+            self._end_stopped(Stop.CANCEL)  # raises LeaseLost, unless that was the reason
+        else:
+            log.info("job succeeded", model=None)
             self.chronicle.forget()
 
     def _end_stopped(self, stop: Stop) -> None:

@@ -63,6 +63,10 @@ PRUNE_REQUEST = {
         "calibration": {"examples": 512}, "refit": {"examples": 2000, "ridge": 0.001}, "recovery": None,
     },
 }  # fmt: skip
+ANALYZE_REQUEST = {
+    "type": "analyze", "models": [MODEL], "dataset": DATASET, "seed": 0,
+    "config": {"criteria": ["output_kl", {"name": "taylor"}], "layers": True, "calibration": {"examples": 512}},
+}  # fmt: skip
 JOB_REQUESTS: dict[str, Any] = {
     "distill": {"summary": "Distil into a smaller network", "value": JOB_REQUEST},
     "shortest": {
@@ -77,6 +81,7 @@ JOB_REQUESTS: dict[str, Any] = {
             "config": {"target": {"max_accuracy_drop": 0.01}},
         },
     },
+    "analyze": {"summary": "Measure a model from the outside and the inside", "value": ANALYZE_REQUEST},
 }
 
 
@@ -183,6 +188,12 @@ CRITERION = {
     "formula": "E KL(p || p_i)", "cost": "one backward pass for each class", "comparable": True,
     "needs_labels": False, "needs_inputs": True,
 }  # fmt: skip
+OBJECTIVE = {
+    "name": "kd", "summary": "Hinton's distillation: hard labels and the teacher's tempered outputs. The default.",
+    "source": "Hinton, Vinyals and Dean 2015", "formula": "α · CE(y, s) + (1 − α) · T² · KL(p ‖ q)",
+    "options": {"type": "object", "properties": {"temperature": {"type": "number"}}}, "needs_labels": False,
+    "task": "classification", "presets": {"cifar100": {"temperature": 4.0, "alpha": 0.1}},
+}  # fmt: skip
 
 
 def _page(item: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +221,7 @@ EXAMPLES: Mapping[str, Any] = {
     "Report": REPORT,
     "Catalogue": _page(ENTRY),
     "Criteria": _page(CRITERION),
-    "Objectives": _page(ENTRY | {"name": "kd", "presets": {"cifar100": {"temperature": 4.0, "alpha": 0.1}}}),
+    "Objectives": _page(OBJECTIVE),
     "WorkerPage": _page(WORKER),
     "Alive": {"status": "alive"},
     "Ready": {"status": "ready", "checks": [{"name": "database", "ok": True, "detail": "answers"}]},

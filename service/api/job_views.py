@@ -49,7 +49,7 @@ class Durations(BaseModel):
 class Result(BaseModel):
     """What a job made."""
 
-    model_id: str
+    model_id: str | None = Field(description="Null where the job makes a report alone: an analysis.")
     report: str = Field(description="Where the report is.")
 
 
@@ -162,7 +162,7 @@ def _links(row: JobRow) -> dict[str, str]:
 
 def job_view(row: JobRow, around: Surroundings) -> JobView:
     """Return a job as it is shown."""
-    result = row.result_model_id
+    made = Result(model_id=row.result_model_id, report=f"/v1/jobs/{row.id}/report")
     return JobView(
         id=row.id,
         type=row.type,
@@ -175,7 +175,7 @@ def job_view(row: JobRow, around: Surroundings) -> JobView:
         queue_position=around.positions.get(row.id),
         heartbeat_at=rfc3339_or_none(row.heartbeat_at),
         durations=_durations(row),
-        result=None if result is None else Result(model_id=result, report=f"/v1/jobs/{row.id}/report"),
+        result=made if row.state == JobState.SUCCEEDED else None,
         error=stored_problem(row.error),
         links=_links(row),
         spec=row.spec,

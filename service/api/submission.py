@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.contract import compatibility, reach
+from service.contract.analyze_spec import AnalyzeSpec
 from service.contract.criteria import CRITERIA, OutputEntropy
 from service.contract.errors import FieldError, Invalid, NotAvailable
-from service.contract.job_spec import JOB_TYPES, LATER_JOB_TYPES, JobSpec
+from service.contract.job_spec import JOB_TYPES, JobSpec
 from service.contract.prune_spec import PruneSpec
 from service.contract.records import DatasetRecord, ModelRecord, ResourceState
 from service.contract.resources import find
@@ -42,10 +43,6 @@ def check_type(body: Any) -> None:
     kind = body.get("type") if isinstance(body, Mapping) else None
     if not isinstance(kind, str) or kind in JOB_TYPES:
         return
-    if kind in LATER_JOB_TYPES:
-        raise _at(
-            "/type", f"jobs of type {kind} come with a later version; this one knows {', '.join(JOB_TYPES)}", True
-        )
     raise _at("/type", f"unknown job type {kind[:64]!r}; known: {', '.join(JOB_TYPES)}")
 
 
@@ -110,6 +107,8 @@ def _warnings(spec: DistillSpec) -> tuple[str, ...]:
 
 def resolve(session: Session, caller: Caller, spec: JobSpec) -> Resolved:
     """Return the job with its defaults filled in. Raises Invalid or NotAvailable."""
+    if isinstance(spec, AnalyzeSpec):
+        return _resolve_analysis(session, caller, spec)
     return _resolve_pruning(session, caller, spec) if isinstance(spec, PruneSpec) else _resolve(session, caller, spec)
 
 
@@ -151,6 +150,22 @@ def _resolve_pruning(session: Session, caller: Caller, spec: PruneSpec) -> Resol
     return Resolved(spec, _doubts(spec), _settled([model, dataset]), found)
 
 
+def _resolve_analysis(session: Session, caller: Caller, spec: AnalyzeSpec) -> Resolved:
+    models = [_input(session, caller, f"/models/{place}", model) for place, model in enumerate(spec.models)]
+    dataset = _input(session, caller, "/dataset", spec.dataset)
+    _check_task(dataset)
+    compatibility.check_analysis([model.facts or {} for model in models], dataset.facts or {}, spec)
+    return Resolved(spec, _unknown_units(spec, models), _settled([*models, dataset]))
+
+
+def _unknown_units(spec: AnalyzeSpec, models: Sequence[ModelRecord | DatasetRecord]) -> tuple[str, ...]:
+    """Warn of models of which inspection found no units: only their outputs can be measured."""
+    if not (spec.config.layers or spec.config.criteria):
+        return ()
+    unknown = [model.id for model in models if model.facts and model.facts.get("units", ()) is None]
+    return tuple(f"the units of {each} are not known; only its outputs will be measured" for each in unknown)
+
+
 def _doubts(spec: PruneSpec) -> tuple[str, ...]:
     """What a pruning job is warned of."""
     config, found = spec.config, []
@@ -166,4 +181,6 @@ def _doubts(spec: PruneSpec) -> tuple[str, ...]:
         found.append(f"{criterion.name} reads one layer alone and is ranked within it: every group loses its share")
     if config.refit is None and config.recovery is None:
         found.append("neither refit nor recovery: the network stays as the removal leaves it")
+    if config.recovery is not None:
+        found += config.recovery.objective.doubts(config.recovery.training.epochs)
     return tuple(found)

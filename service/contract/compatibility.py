@@ -4,9 +4,10 @@ The service asks when a job is submitted and both are ready; workers ask again b
 because at submission the inputs may still have been under inspection.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from service.contract.analyze_spec import AnalyzeSpec
 from service.contract.criteria import CRITERIA
 from service.contract.errors import FieldError, Invalid
 from service.contract.input_types import unfit_inputs, unfit_student
@@ -43,6 +44,17 @@ def check_pruning(model: Facts, dataset: Facts, spec: PruneSpec) -> None:
         *_splits(dataset, None if recovery is None else recovery.training, "/config/recovery/training"),
         *_judged(dataset, spec),
         *_kept(model, spec),
+    )
+
+
+def check_analysis(models: Sequence[Facts], dataset: Facts, spec: AnalyzeSpec) -> None:
+    """Raise Invalid, naming every field of an analysis that does not fit; `models` in the order of the spec."""
+    roles = ("model",) if len(models) == 1 else ("first model", "second model")
+    _refuse(
+        *(wrong for model, role in zip(models, roles, strict=True) for wrong in _shapes(model, dataset, role)),
+        *_labels_of_analysis(dataset, spec),
+        *_measured(dataset, spec),
+        *_same_outputs(models),
     )
 
 
@@ -130,6 +142,31 @@ def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
         if name in config.controls:
             detail = f"the control {name} needs labels and the dataset has none; leave it out"
             yield FieldError(pointer="/config/controls", detail=detail)
+
+
+def _labels_of_analysis(dataset: Facts, spec: AnalyzeSpec) -> Iterator[FieldError]:
+    if dataset.get("labelled") is not False:
+        return
+    for place, criterion in enumerate(spec.config.criteria):
+        if CRITERIA[criterion.name].needs_labels:
+            detail = f"{criterion.name} needs labels and the dataset has none; output_kl does without"
+            yield FieldError(pointer=f"/config/criteria/{place}", detail=detail)
+
+
+def _measured(dataset: Facts, spec: AnalyzeSpec) -> Iterator[FieldError]:
+    splits = dataset.get("splits")
+    if splits is None or splits.get(spec.config.split):
+        return
+    known = ", ".join(name for name, size in splits.items() if size) or "none"
+    detail = f"the dataset's {spec.config.split} split is empty; it has {known}"
+    yield FieldError(pointer="/config/split", detail=detail)
+
+
+def _same_outputs(models: Sequence[Facts]) -> Iterator[FieldError]:
+    counts = [num_classes_of(model) for model in models]
+    if len(models) > 1 and _differ(*counts):
+        detail = f"it has {counts[1]} outputs and the first model {counts[0]}; only models of the same are compared"
+        yield FieldError(pointer="/models/1", detail=detail)
 
 
 def _judged(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:

@@ -152,7 +152,7 @@ class InformationBottleneck(CriterionOptions):
         "c the unit's share of the MACs of all units"
     )
     source = "Dai et al. 2018 (VIBNet), equation 10, with the penalty weighted by cost"
-    cost = "training: a forward and a backward pass for each epoch, at every scoring"
+    cost = "training: a forward and a backward pass for each epoch, over the calibration inputs, at every scoring"
     name: Literal["information_bottleneck"]
     loss: Literal["task", "distillation"] | None = Field(
         None,
@@ -171,7 +171,14 @@ class InformationBottleneck(CriterionOptions):
         0.05,
         gt=0,
         le=100,
-        description="Of the gates, by Adam, falling to 0; a copy of the weights is trained along at a tenth of it.",
+        description="Of the gates, by Adam, falling linearly to 0.",
+    )
+    weight_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The share of lr at which a copy of the weights is trained along. It is not what comes out, so that "
+        "gates speak less of the network that is pruned the more it moves.",
     )
     batch_size: int = Field(128, ge=1, le=1_000_000)
 

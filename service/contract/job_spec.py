@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from service.contract.analyze_spec import AnalyzeSpec
 from service.contract.prune_spec import PruneSpec
 from service.contract.specs import DistillSpec
 
-JobSpec = Annotated[DistillSpec | PruneSpec, Field(discriminator="type")]
+JobSpec = Annotated[DistillSpec | PruneSpec | AnalyzeSpec, Field(discriminator="type")]
 
-JOB_TYPES = ("distill", "prune")
-LATER_JOB_TYPES = ("analyze",)
+JOB_TYPES = ("distill", "prune", "analyze")

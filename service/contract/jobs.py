@@ -225,8 +225,11 @@ def _previous_digest(checkpoint: Mapping[str, Any]) -> list[str]:
     return [] if previous is None else [previous["sha256"]]
 
 
-def publish(session: Session, held: Claim, model_id: str, report: Mapping[str, Any]) -> None:
-    """The result counts from here. Raises LeaseLost, and then nothing of it stays."""
+def publish(session: Session, held: Claim, model_id: str | None, report: Mapping[str, Any]) -> None:
+    """The result counts from here: a report, and a model where the job made one.
+
+    Raises LeaseLost, and then nothing of it stays.
+    """
     running = JobRecord.state.in_([S.RUNNING, S.PAUSING])
     fenced_update(
         session, held, running, state=S.SUCCEEDED, result_model_id=model_id, report=dict(report), error=None,

@@ -5,65 +5,19 @@ the logits of student and teacher, y the labels, p = softmax(t/T), q = softmax(s
 student's outputs at temperature 1. Every tempered term is multiplied by T², so that its gradient does not vanish
 as T grows. Terms are in nats, averaged over the batch.
 
-What a term weighs, and its temperature, may change over the training: a number, or from where to where.
+α and T may change over the training; see `service.contract.ramps`.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from service.contract.catalogue import Frozen, named
+from service.contract.ramps import ChangingShare, ChangingTemperature, Ramp, bounds
 
 LabelKind = Literal["classification", "multilabel", "regression"]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Temperature = Annotated[float, Field(gt=0, le=1000)]
-
-
-class Ramp(Frozen):
-    """A number that goes from one value to another over all steps of a training."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    start: float = Field(alias="from", description="At the first step.", examples=[0.9])
-    stop: float = Field(alias="to", description="Where the last step is heading.", examples=[0.1])
-    shape: Literal["linear", "cosine"] = Field("linear", description="cosine: half a cosine, slow at both ends.")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest value."""
-        return min(self.start, self.stop), max(self.start, self.stop)
-
-
-class ShareRamp(Ramp):
-    """A weight between 0 and 1 that changes over a training."""
-
-    start: Share = Field(alias="from", description="At the first step.", examples=[0.9])
-    stop: Share = Field(alias="to", description="Where the last step is heading.", examples=[0.1])
-
-
-class TemperatureRamp(Ramp):
-    """A temperature that changes over a training."""
-
-    start: Temperature = Field(alias="from", description="At the first step.", examples=[8.0])
-    stop: Temperature = Field(alias="to", description="Where the last step is heading.", examples=[2.0])
-
-
-def _kind_of_number(value: Any) -> str:
-    return "ramp" if isinstance(value, Mapping | Ramp) else "constant"
-
-
-_BY_KIND = Discriminator(_kind_of_number)
-ChangingShare = Annotated[Annotated[Share, Tag("constant")] | Annotated[ShareRamp, Tag("ramp")], _BY_KIND]
-ChangingTemperature = Annotated[
-    Annotated[Temperature, Tag("constant")] | Annotated[TemperatureRamp, Tag("ramp")], _BY_KIND
-]
-
-
-def bounds(value: float | Ramp) -> tuple[float, float]:
-    """The lowest and the highest value over a training."""
-    return value.bounds if isinstance(value, Ramp) else (value, value)
 
 
 class ObjectiveOptions(Frozen):
@@ -236,7 +190,7 @@ class DecoupledObjective(HardTerm):
     @property
     def without_labels(self) -> tuple[str, str]:
         """Another objective."""
-        return "name", "dkd needs labels, and the dataset has none; use kd with alpha 0"
+        return "name", "dkd needs labels and the dataset has none; use kd with alpha 0"
 
     def doubts(self, num_epochs: int) -> tuple[str, ...]:
         """A warm-up that never ends."""

@@ -28,5 +28,7 @@ def test_the_whole_story_in_curl_works_as_written(stack: Stack, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    assert done.stdout.rstrip().endswith("torch.Size([2, 10])")
+    assert "torch.Size([2, 10])" in done.stdout
+    assert "after recovering KL" in done.stdout
+    assert done.stdout.rstrip().split("\n")[-1].startswith("mdl_")
     assert {path.name for path in (tmp_path / "student").iterdir()} >= {"model.pt2", "model.safetensors", "README.md"}

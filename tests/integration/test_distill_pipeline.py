@@ -243,6 +243,35 @@ def test_shrinking_is_not_pretended(inputs: dict[str, Path], tmp_path: Path) -> 
         run(context_of(spec_of({"shrink": {"macs": 0.25}}), inputs, tmp_path))
 
 
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "reverse_kl": {"divergence": "reverse_kl"},
+    "jensen_shannon": {"divergence": "jensen_shannon", "beta": 0.3, "label_smoothing": 0.1},
+    "standardized": {"preset": "cifar100_standardized"},
+    "ramps": {"alpha": {"from": 0.9, "to": 0.1}, "temperature": {"from": 8, "to": 2, "shape": "cosine"}},
+    "dkd": {"name": "dkd", "warmup_epochs": 2},
+    "dkd, standardized": {"name": "dkd", "warmup_epochs": 0, "standardize": True, "temperature": 2},
+    "dist": {"name": "dist"},
+    "dist, unlabelled": {"name": "dist", "preset": "cifar100", "hard_weight": 0},
+    "bernoulli": {"name": "bernoulli", "alpha": 0},
+    "mse": {"name": "mse", "alpha": 0},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_towards_the_teacher(inputs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    spec = spec_of(objective=OBJECTIVES[name], training={**TRAINING, "epochs": 2, "batch_size": 16})
+    journal = UntilEvaluation()
+    assert len(train_all(context_of(spec, inputs, tmp_path, journal=journal))) == 2
+    first, last = (values for _, values in journal.metric_points)
+    assert last["validation/loss"] < first["validation/loss"]
+    assert last["validation/accuracy"] > 0.4
+
+
+def test_an_objective_for_other_labels_is_told_before_anything_runs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="multilabel labels"):
+        run(context_of(spec_of(objective={"name": "bernoulli"}), inputs, tmp_path))
+
+
 def test_unlabelled_data_are_distilled_from_the_teacher_alone(inputs: dict[str, Path], tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=load_digits().images[:400, None].astype(np.float32))
     out = tmp_path / "unlabelled"

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.contract.specs import KdObjective, Training
+from service.contract.objectives import DecoupledObjective, KdObjective
+from service.contract.specs import Training
 from tests.unit.training.blobs import CPU, Crash, Interrupting, Listening, blobs, fingerprint, small_network
 from workers.distillation.objectives import objective
 from workers.journal import Journal, Stopped
@@ -20,6 +21,14 @@ from workers.training.loop import train
 from workers.training.outcome import TrainingOutcome
 
 LOSS = objective(KdObjective(temperature=2.0, alpha=0.5, label_smoothing=0.1))
+CHANGING = {
+    "ramps": objective(
+        KdObjective.model_validate(
+            {"temperature": {"from": 8, "to": 1, "shape": "cosine"}, "alpha": {"from": 1, "to": 0}}
+        )
+    ),
+    "warm-up": objective(DecoupledObjective(name="dkd", warmup_epochs=3)),
+}
 TEACHER = {
     name: np.random.default_rng(size).normal(size=(size, 3)).astype(np.float32)
     for name, size in (("train", 60), ("validation", 20))
@@ -31,6 +40,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "schedule": {"name": "step", "milestones": [2]},
     },
     "float16": {"precision": "float16", "optimizer": {"name": "adamw", "lr": 0.03}},
+    "ramps": {},
+    "warm-up": {},
     "patient": {"early_stopping": {"patience": 2, "min_delta": 0.4}, "optimizer": {"name": "adamw", "lr": 0.1}},
 }
 NEVER = 10**9
@@ -49,7 +60,7 @@ def run(kind: str, journal: Journal, checkpoint: Path | None, *, initial_seed: i
     return train(
         small_network(initial_seed),
         blobs(),
-        LOSS,
+        CHANGING.get(kind, LOSS),
         training,
         seed=5,
         device=CPU,

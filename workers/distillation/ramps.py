@@ -9,7 +9,7 @@ s is the step by the number of all steps: 0 at the first one, near 1 at the last
 import math
 from collections.abc import Callable
 
-from service.contract.objectives import Ramp
+from service.contract.ramps import Ramp
 
 SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda share: 1 - share,

@@ -34,7 +34,8 @@ from workers.evaluation.card import FileFacts, Inputs, model_card
 from workers.evaluation.figures import paper, svg_of
 from workers.evaluation.figures_pruning import units_by_group
 from workers.evaluation.latency import repeated
-from workers.evaluation.page import Background, report_page
+from workers.evaluation.page import report_page
+from workers.evaluation.page_sections import Background
 from workers.evaluation.placement import on_cpu
 from workers.evaluation.plots import History, learning_curve
 from workers.formats.artifacts import export_program, write_safetensors
@@ -43,7 +44,7 @@ from workers.formats.verify import ONNX, sha256_of
 
 FORMAT = "stillhouse-artifact"
 FORMAT_VERSION = 1
-MANIFEST, CARD, PAGE = "manifest.json", "README.md", PAGE_FILE
+MANIFEST, CARD = "manifest.json", "README.md"
 
 
 def write_models(
@@ -87,7 +88,7 @@ def write_artifact(
     described = None if architecture is None else architecture.model_dump(mode="json")
     made_from: dict[str, Any] = {"spec": spec.model_dump(mode="json"), "lineage": dict(lineage)}
     background = Background(history=history, architecture=described, pictures=pictures or {}, **made_from)
-    (folder / PAGE).write_text(report_page(report, background), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(report_page(report, background), encoding="utf-8")
     card = model_card(
         report=report,
         architecture=described,

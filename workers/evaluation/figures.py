@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 SETTINGS: Any = {
     "svg.hashsalt": "stillhouse",
@@ -114,12 +114,14 @@ def percentage(value: float, _position: int | None = None) -> str:
 
 
 def logarithmic(axes: Axes, which: str) -> None:
-    """A logarithmic axis whose numbers are written out."""
+    """A logarithmic axis whose numbers are written out; call it when the limits are set."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis.set_major_formatter(FuncFormatter(compact))
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    # Within a decade the powers of ten alone would leave the axis without numbers.
+    if high < 4 * low:  # not a power of ten in sight
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(compact))
     axis.set_minor_formatter(FuncFormatter(_some) if high < 12 * low else NullFormatter())
 
 

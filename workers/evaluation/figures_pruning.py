@@ -160,17 +160,24 @@ def score_distributions(report: Report) -> Figure | None:
     names = () if pruning is None else groups_with_scores(pruning)
     if pruning is None or not names:
         return None
-    columns = 2 if len(pruning.steps) > 1 else 1
-    figure = new_figure(0.5 + 1.55 * len(names), 9.0 if columns == 2 else 6.0)
-    for row, name in zip(figure.subplots(len(names), columns, squeeze=False), names, strict=True):
+    in_steps = len(pruning.steps) > 1
+    num_rows = len(names) if in_steps else -(-len(names) // 2)
+    figure = new_figure(0.75 + 1.55 * num_rows)
+    panels = figure.subplots(num_rows, 2, squeeze=False)
+    places = panels[:, 0] if in_steps else panels.flat
+    for axes, name in zip(places, names, strict=False):
         first = next(step for step in pruning.steps if name in step.groups and step.groups[name].histogram)
-        _histogram(row[0], first.groups[name])
-        row[0].set_title(f"{short(name)}, step {first.index}: {first.groups[name].before:,} units", loc="left")
-        row[0].set_ylabel("Units")
-        if columns == 2:
-            _course(row[1], pruning, name)
-    for axes in figure.axes[-columns:]:
-        axes.set_xlabel("Score (high: keep)" if axes is figure.axes[-columns] else "Step")
+        _histogram(axes, first.groups[name])
+        axes.set_title(f"{short(name)}, step {first.index}: {first.groups[name].before:,} units", loc="left")
+        axes.set_ylabel("Units")
+    panels[-1, 0].set_xlabel("Score (high: keep)")
+    if in_steps:
+        for axes, name in zip(panels[:, 1], names, strict=True):
+            _course(axes, pruning, name)
+        panels[-1, 1].set_xlabel("Step")
+        figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    elif len(names) % 2:
+        panels[-1, 1].set_axis_off()
     return figure
 
 
@@ -206,8 +213,6 @@ def _course(axes: Axes, pruning: Pruning, name: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_title(f"{short(name)}, step by step", loc="left")
     grid(axes)
-    if axes.get_subplotspec().rowspan.start == 0:  # type: ignore[union-attr]
-        axes.legend(loc="lower right", ncols=2, fontsize=7.5, handlelength=2)
 
 
 def _score_axis(axes: Axes, low: float, high: float) -> None:
@@ -219,4 +224,9 @@ def _score_axis(axes: Axes, low: float, high: float) -> None:
         axes.set_yscale("symlog", linthresh=linear_until)
         axes.yaxis.set_major_locator(SymmetricalLogLocator(linthresh=linear_until, base=10))
         axes.yaxis.set_minor_locator(NullLocator())
+        # Numbers where the axis is linear would lie on that of zero.
+        axes.yaxis.set_major_formatter(
+            lambda value, _: compact(value) if abs(value) > linear_until or not value else ""
+        )
+        return
     axes.yaxis.set_major_formatter(FuncFormatter(compact))

@@ -81,20 +81,20 @@ def calibration_diagram(report: Report) -> Figure | None:
         return None
     figure = new_figure(3.9)
     left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":", label="as often as it says")
+    left.axline((0, 0), (1, 1), color=GREY, linewidth=0.8, linestyle=":", label="as often as it says")
     right.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
     for name, measures in models.items():
         _bins(left, right, name, measures)
     low = min(entry.confidence for measures in models.values() for entry in measures.reliability)
-    left.set(xlabel="Confidence", ylabel="Accuracy", xlim=(max(0.0, low - 0.05), 1.02), ylim=(-0.02, 1.05))
-    right.set(xlabel="Confidence", ylabel="Accuracy − confidence", xlim=(max(0.0, low - 0.05), 1.02))
+    for axes, label in ((left, "Accuracy"), (right, "Accuracy − confidence, points")):
+        axes.set(xlabel="Confidence", ylabel=label, xlim=(max(0.0, low - 0.05), 1.02))
+    left.set_ylim(max(-0.02, left.get_ylim()[0]), 1.05)
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g}".replace("+0", "0")))
-    right.set_ylabel("Accuracy − confidence, points")
     for axes in (left, right):
         axes.xaxis.set_major_formatter(FuncFormatter(percentage))
         grid(axes)
     left.yaxis.set_major_formatter(FuncFormatter(percentage))
-    left.legend(loc="upper left", handlelength=3.2)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=4, handlelength=3.2)
     return figure
 
 
@@ -118,7 +118,7 @@ def divergence_spread(report: Report) -> Figure | None:
     """How the divergence of the student from its teacher is spread over the inputs, on a logarithmic axis."""
     if report.by_input is None:
         return None
-    figure = new_figure(3.0)
+    figure = new_figure(3.3)
     spreads = {"KL(teacher‖student), nats": report.by_input.kl, "Jensen–Shannon, nats": report.by_input.jensen_shannon}
     for axes, (label, found) in zip(figure.subplots(1, 2, sharey=True), spreads.items(), strict=True):
         _spread(axes, found)
@@ -140,10 +140,9 @@ def _spread(axes: Axes, found: Spread) -> None:
     if found.edges[0] <= found.mean <= found.edges[-1]:
         axes.plot([found.mean], [0], marker="^", markersize=8, color=LOOKS["control"].colour, linestyle="",
                   clip_on=False, label=f"mean: {compact(found.mean)}")  # fmt: skip
-    axes.set_ylim(0, 1.32 * max(found.histogram))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid(axes, "y")
-    axes.legend(ncols=2, loc="upper left", handlelength=2.2, columnspacing=1.2)
+    axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.2, columnspacing=1.2)
 
 
 def classes_shown(report: Report) -> tuple[ClassOutcome, ...]:

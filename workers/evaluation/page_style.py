@@ -46,6 +46,8 @@ footer { margin-top: 3rem; font-size: .82rem; color: #4a4a4a; }
   th, td { padding: .12rem .45rem .12rem 0; }
   tbody th { min-width: 4.5rem; }
   pre { font-size: 7pt; }
+  td img { width: 2.2rem; height: 2.2rem; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   a { color: inherit; text-decoration: none; }
 }
 """

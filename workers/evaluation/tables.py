@@ -53,7 +53,17 @@ def latency(model: Measures, index: int) -> str:
     if index >= len(model.latency):
         return ""
     entry = model.latency[index]
-    return f"{entry.median_seconds * 1000:.3g} ms ({entry.iqr_seconds * 1000:.2g})"
+    return f"{_milliseconds(entry.median_seconds)} ms ({_milliseconds(entry.iqr_seconds)})"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g}" if seconds < 0.1 else f"{1000 * seconds:,.0f}"
+
+
+def without_empty(header: list[str], rows: Rows) -> Table:
+    """A table without the columns that no row has anything in."""
+    used = [column for column in range(len(header)) if any(row[column] for row in rows)]
+    return [header[column] for column in used], [[row[column] for column in used] for row in rows]
 
 
 MEASURED: dict[str, Callable[[Measures], str]] = {
@@ -97,8 +107,7 @@ def stages(outcomes: Sequence[StageOutcome]) -> Table:
         accuracy = accuracy if stage.accuracy is None else stage.accuracy
         kl = kl if stage.kl is None else stage.kl
     header = ["stage", "seconds", "accuracy after it", "change", "KL from the teacher, nats", "change"]
-    used = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
-    return [header[column] for column in used], [[row[column] for column in used] for row in rows]
+    return without_empty(header, rows)
 
 
 def _change(before: float | None, now: float | None, scale: float, unit: str) -> str:
@@ -140,7 +149,7 @@ def steps(pruning: Pruning, teacher_macs: int) -> Table:
         "undecided",
         "file",
     ]
-    return header, [
+    rows = [
         [
             str(step.index),
             f"{step.macs:,}",
@@ -154,6 +163,7 @@ def steps(pruning: Pruning, teacher_macs: int) -> Table:
         ]
         for step in pruning.steps
     ]
+    return without_empty(header, rows)
 
 
 def classes(by_class: ByClass) -> Table:

@@ -191,19 +191,15 @@ def describe(
     cost: CostModel,
 ) -> Group:
     """A group with what one of its units, which are alike, carries."""
-    left = [labels.size for labels in cost.arrays]
-    whole = cost.size(left)
-    for place, count in zip(footprint.arrays, footprint.counts, strict=True):
-        left[place] -= count
-    without = cost.size(left)
+    saved = cost.saved(dict(zip(footprint.arrays, footprint.counts, strict=True)))
     statistics = [node for node, labels in ledger.statistics if (roots[labels] == footprint.units[0]).any()]
     return Group(
         name=name,
         kind=kind,
         num_units=len(footprint.units),
         members=members,
-        parameters_per_unit=whole.parameters - without.parameters,
-        macs_per_unit=whole.macs - without.macs,
+        parameters_per_unit=saved.parameters,
+        macs_per_unit=saved.macs,
         statistics=tuple(statistics),
     )
 

@@ -7,9 +7,10 @@ them with the network after surgery.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +47,37 @@ class CostModel:
 
     def size(self, left: Sequence[int]) -> Size:
         """The size of the network when that many labels of each array are left."""
-        parameters = sum(
-            math.prod(left[array[axis]] if axis in array else size for axis, size in enumerate(shape))
-            for shape, array in self.tensors
-        )
-        whole = [labels.size for labels in self.arrays]
-        changed = {array for array, count in enumerate(left) if count != whole[array]}
-        macs = 0
-        for count, parts in self.products:
-            if any(array in changed for _, arrays in parts for array in arrays):
+        return self._size(left, range(len(self.tensors)), range(len(self.products)))
+
+    def saved(self, gone: Mapping[int, int]) -> Size:
+        """What the whole network saves when it loses that many labels of some arrays; only what has them is counted."""
+        tensors = sorted({place for array in gone for place in self._tensors_on[array]})
+        products = sorted({place for array in gone for place in self._products_on[array]})
+        left = [count - gone.get(array, 0) for array, count in enumerate(self._whole)]
+        before, after = (self._size(counts, tensors, products) for counts in (self._whole, left))
+        return Size(before.parameters - after.parameters, before.macs - after.macs)
+
+    @cached_property
+    def _whole(self) -> list[int]:
+        return [labels.size for labels in self.arrays]
+
+    @cached_property
+    def _tensors_on(self) -> Mapping[int, list[int]]:
+        return places_of([array.values() for _, array in self.tensors])
+
+    @cached_property
+    def _products_on(self) -> Mapping[int, list[int]]:
+        return places_of([[a for _, arrays in parts for a in arrays] for _, parts in self.products])
+
+    def _size(self, left: Sequence[int], tensors: Iterable[int], products: Iterable[int]) -> Size:
+        parameters = 0
+        for place in tensors:
+            shape, array = self.tensors[place]
+            parameters += math.prod(left[array[axis]] if axis in array else size for axis, size in enumerate(shape))
+        whole, macs = self._whole, 0
+        for place in products:
+            count, parts = self.products[place]
+            if any(left[array] != whole[array] for _, arrays in parts for array in arrays):
                 kept = (
                     math.prod((Fraction(left[a], whole[a]) for a in arrays), start=share) for share, arrays in parts
                 )
@@ -62,6 +85,15 @@ class CostModel:
             else:
                 macs += count
         return Size(parameters, macs)
+
+
+def places_of(holders: Iterable[Iterable[int]]) -> Mapping[int, list[int]]:
+    """For each array the places of those that depend on it."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for place, arrays in enumerate(holders):
+        for array in set(arrays):
+            found[array].append(place)
+    return found
 
 
 def cost_model(ledger: Ledger, network: LayerGraph, macs: Mapping[str, int]) -> CostModel:

@@ -6,7 +6,9 @@ each unit, example and step, and the same at every read of that example. Trained
     loss(gated outputs) + β Σ_u c_u · ½ log(1 + μ_u²/σ_u²)                Dai et al. 2018, equation 10
     c_u = MACs of u / Σ MACs of all units                                 a costly unit has to be worth more
 
-over μ, log σ², and at `WEIGHT_RATE` of their rate the weights of a copy of the network; the rate falls linearly to 0.
+over μ and log σ², and at a share of their rate, which may be 0, the weights of a copy of the network; the rate falls
+linearly to 0. The paper trains gates and weights at one rate and keeps both. Here the weights that were trained along
+are thrown away, and the more they move, the more the gates speak of another network than the one that is judged.
 ½ log(1 + μ²/σ²) is the closed form of the KL that bounds what passes through u, in nats; the paper weighs it by layer
 and by positions, here the cost does. The loss is the cross-entropy with the labels, or, where there are none or by
 choice, KL(reference ‖ gated outputs) of the network's own outputs or a teacher's. As long as μ²/σ² is large and the
@@ -50,7 +52,6 @@ Reads = Mapping[str, tuple[Read, ...]]
 LossName = Literal["task", "distillation"]
 
 INITIAL_LOG_VARIANCE, INITIAL_SPREAD = -9.0, 0.01  # as in the paper's own code, for μ about 1
-WEIGHT_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class BottleneckTraining:
     epochs: int  # over the calibration inputs
     beta: float  # nats of loss that one nat through the whole network is worth
     lr: float  # of the gates, at the first step
+    weight_rate: float  # of the copied weights, as a share of lr
     batch_size: int
     loss: LossName | None  # None: task where there are labels
 
@@ -191,15 +193,15 @@ class Trainer:
     ) -> None:
         self.calibration, self.training, self.targets, self.seed = calibration, training, targets, seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.network, copied_reads = trainable_copy(network, reads)
-        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        dtype = torch.promote_types(weights[0].dtype if weights else torch.float32, torch.float32)
+        self.network, copied_reads = trainable_copy(network, reads, weights=training.weight_rate > 0)
+        weights = [weight for weight in self.network.parameters() if weight.is_floating_point()]
+        dtype = torch.promote_types(weights[0].dtype, torch.float32) if weights else torch.float32
         self.gates = Gates.drawn(groups, dtype, calibration.device, self.generator)
         layouts = find_layouts(self.network, copied_reads, next(iter(calibration.batches(8))).x)
         self.listener = GatedReads(layouts, first_columns(groups))
         self.reading = ReadingRun(self.network, copied_reads, self.listener)
         self.part = batch_size(2 * activation_bytes(network) + 3 * read_bytes(network, reads), memory_bytes)
-        rates = [training.lr, WEIGHT_RATE * training.lr]
+        rates = [training.lr, training.weight_rate * training.lr]
         self.optimizer = torch.optim.Adam([
             {"params": params, "lr": lr, "base": lr}
             for params, lr in zip([[self.gates.mean, self.gates.log_variance], weights], rates, strict=True)
@@ -252,11 +254,11 @@ class Trainer:
         return kl_divergence_from_logits(target.to(logits), logits).sum()
 
 
-def trainable_copy(network: LayerGraph, reads: Reads) -> tuple[LayerGraph, Reads]:
-    """A copy of a network in evaluation mode, all of whose weights take gradients, and the same reads in its graph."""
+def trainable_copy(network: LayerGraph, reads: Reads, *, weights: bool) -> tuple[LayerGraph, Reads]:
+    """A copy of a network in evaluation mode, whose weights take gradients or do not, and the same reads in its graph."""
     copied = copy.deepcopy(network).eval()
     for weight in copied.parameters():
-        weight.requires_grad_(weight.is_floating_point())
+        weight.requires_grad_(weights and weight.is_floating_point())
     twin = dict(zip(network.graph.nodes, copied.graph.nodes, strict=True))
     moved = {
         name: tuple(replace(read, source=twin[read.source], reader=twin[read.reader]) for read in edges)

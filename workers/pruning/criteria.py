@@ -198,7 +198,14 @@ def _label_information(inquiry: Inquiry, options: LabelInformation) -> Scores:
 def _information_bottleneck(inquiry: Inquiry, options: InformationBottleneck) -> Scores:
     return information_bottleneck(
         *inquiry.subject,
-        BottleneckTraining(options.epochs, options.beta, options.lr, options.batch_size, options.loss),
+        BottleneckTraining(
+            epochs=options.epochs,
+            beta=options.beta,
+            lr=options.lr,
+            weight_rate=options.weight_rate,
+            batch_size=options.batch_size,
+            loss=options.loss,
+        ),
         reference=inquiry.reference,
         seed=inquiry.seed,
         memory_bytes=inquiry.memory_bytes,

@@ -10,6 +10,7 @@ from service.api.examples import EXAMPLES
 from service.contract.catalogue import ARCHITECTURES
 from service.contract.criteria import CRITERIA
 from service.contract.errors import Unavailable
+from service.contract.objectives import OBJECTIVES
 from service.contract.records import WorkerRecord
 from tests.integration.api.house import House
 
@@ -106,7 +107,11 @@ def test_the_catalogue_lists_names_with_schemas(house: House) -> None:
     assert [entry["name"] for entry in architectures] == list(ARCHITECTURES)
     assert all(entry["options"]["type"] == "object" for entry in architectures)
     assert [entry["name"] for entry in house.ann.get("/v1/criteria").json()["items"]] == list(CRITERIA)
-    (kd,) = house.ann.get("/v1/objectives").json()["items"]
+    objectives = house.ann.get("/v1/objectives").json()["items"]
+    assert [entry["name"] for entry in objectives] == list(OBJECTIVES)
+    assert [entry["name"] for entry in objectives if entry["needs_labels"]] == ["dkd"]
+    assert all(entry["formula"] and entry["source"] and entry["task"] for entry in objectives)
+    kd = objectives[0]
     assert (kd["name"], kd["options"]["properties"]["temperature"]["default"]) == ("kd", 3.0)
     assert kd["presets"]["cifar100"] == {"temperature": 4.0, "alpha": 0.1}
 

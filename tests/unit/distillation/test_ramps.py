@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract.objectives import Ramp
+from service.contract.ramps import Ramp
 from workers.distillation.ramps import SHAPES, value_at
 
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from service.contract.specs import SGD, AdamW, Constant, Cosine, EarlyStopping, 
 from tests.unit.training.blobs import CPU, Listening, blobs, fingerprint, small_network
 from workers.distillation.objectives import labels_only, objective
 from workers.training.data import Dataset
+from workers.training.learner import Loss
 from workers.training.loop import train
 from workers.training.outcome import TrainingOutcome
 from workers.training.validation import validate
@@ -182,3 +184,29 @@ def test_lower_precisions_train_too_and_keep_float32_weights(precision: str) -> 
 def test_batch_norm_on_single_examples_is_told_in_words() -> None:
     with pytest.raises(Invalid, match="use a batch_size of 2 or more"):
         trained(Training(epochs=1, batch_size=1))
+
+
+class Listed:
+    """A loss that remembers the moments it was asked for; at its end it is four times the labels' own."""
+
+    def __init__(self) -> None:
+        self.moments: list[tuple[int, float]] = []
+
+    def __call__(self, logits: Tensor, taught: Tensor | None, labels: Tensor | None) -> Tensor:
+        return 4 * LABELS(logits, taught, labels)
+
+    def at(self, epoch: int, share: float) -> Loss:
+        self.moments.append((epoch, share))
+        return LABELS
+
+
+def test_a_loss_that_changes_is_asked_for_by_step_and_judged_by_its_end() -> None:
+    loss, training = Listed(), Training(epochs=2, batch_size=30, select="last")
+    arguments: dict[str, Any] = {"seed": 0, "device": CPU, "journal": Listening()}
+    changing = train(small_network(), blobs(), loss, training, **arguments)
+    constant = train(small_network(), blobs(), LABELS, training, **arguments)
+    assert loss.moments == [(1, 0.0), (1, 0.25), (2, 0.5), (2, 0.75)]
+    assert fingerprint(changing.last_state) == fingerprint(constant.last_state)
+    for ours, theirs in zip(changing.history, constant.history, strict=True):
+        assert ours["train/loss"] == theirs["train/loss"]
+        assert ours["validation/loss"] == pytest.approx(4 * theirs["validation/loss"], rel=1e-6)

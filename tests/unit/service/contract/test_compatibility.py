@@ -92,3 +92,22 @@ def test_empty_splits_are_named_by_what_needs_them(
 def test_unlabelled_data_without_a_validation_split_can_train_to_the_last_epoch() -> None:
     unlabelled = DATASET | {"labelled": False, "splits": {"train": 1, "validation": 0, "test": 1}}
     check(TEACHER, unlabelled, spec(objective={"alpha": 0}, training={"select": "last"}))
+
+
+@pytest.mark.parametrize(
+    ("objective", "pointer"),
+    [({"alpha": {"from": 0.5, "to": 0}}, "alpha"), ({"name": "dkd"}, "name"), ({"name": "dist"}, "hard_weight")],
+)
+def test_an_objective_that_needs_labels_is_named_with_its_option(objective: dict[str, Any], pointer: str) -> None:
+    unlabelled = DATASET | {"labelled": False, "num_classes": None}
+    assert wrong(TEACHER, unlabelled, spec(objective=objective)) == [f"/config/objective/{pointer}"]
+    check(TEACHER, DATASET, spec(objective=objective))
+
+
+def test_an_objective_for_other_labels_is_refused_unless_it_reads_none() -> None:
+    dataset = DATASET | {"task": "classification"}
+    check(TEACHER, dataset, spec(objective={"name": "dkd"}))
+    check(TEACHER, dataset, spec(objective={"name": "mse", "alpha": 0}, control=True))
+    for name in ("mse", "bernoulli"):
+        assert wrong(TEACHER, dataset, spec(objective={"name": name})) == ["/config/objective/name"]
+    assert wrong(TEACHER, DATASET | {"task": "multilabel"}, spec()) == ["/config/objective/name"]

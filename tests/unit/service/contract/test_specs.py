@@ -31,9 +31,12 @@ def test_the_preset_of_the_published_tables_gives_way_to_what_is_said_outright()
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"config": {"objective": {"temperature": 0}}}, ("config", "objective", "temperature")),
-        ({"config": {"objective": {"temperature": float("nan")}}}, ("config", "objective", "temperature")),
-        ({"config": {"objective": {"alpha": 1.5}}}, ("config", "objective", "alpha")),
+        ({"config": {"objective": {"temperature": 0}}}, ("config", "objective", "kd", "temperature", "constant")),
+        (
+            {"config": {"objective": {"temperature": float("nan")}}},
+            ("config", "objective", "kd", "temperature", "constant"),
+        ),
+        ({"config": {"objective": {"alpha": 1.5}}}, ("config", "objective", "kd", "alpha", "constant")),
         ({"config": {"training": {"epochs": 0}}}, ("config", "training", "epochs")),
         ({"config": {"training": {"optimizer": {"name": "lion"}}}}, ("config", "training", "optimizer")),
         ({"colour": "blue"}, ("colour",)),
