@@ -11,6 +11,7 @@
 A teacher is a function of (network, data, seed), and is kept in a folder for temporary files.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -182,15 +183,20 @@ NETWORKS: dict[str, tuple[Callable[[Data, int], nn.Module], Recipe]] = {
     "vgg8": (lambda data, seed: built("vgg", data, seed, depth=8), Recipe(8, MOMENTUM)),
     "vit": (seeded(Transformer), Recipe(40, AdamW(lr=2e-3))),
 }
-# Trained on many more examples, a network needs fewer visits of each.
-ON_MNIST = {"mlp": 15, "lenet_300_100": 15, "lenet5": 8, "resnet8": 4, "resnet14": 4, "resnet20": 4, "vgg8": 3}
+# Epochs on data of other sizes than MNIST's 4,000 training digits.
+EPOCHS = {
+    "mnist": {"mlp": 15, "lenet_300_100": 15, "lenet5": 8, "resnet8": 4, "resnet14": 4, "resnet20": 4, "vgg8": 3},
+    "digits": {"resnet8": 30, "resnet14": 30, "resnet20": 30, "vgg8": 15},
+    "news": {"mlp": 8, "lenet_300_100": 8},
+    "newsids": {"vit": 10},
+}
 
 
 def recipe_of(name: str, data: Data) -> Recipe:
     recipe = NETWORKS[name][1]
-    if data.name == "mnist" and name in ON_MNIST:
-        return Recipe(ON_MNIST[name], recipe.optimizer, 128, recipe.recovery_epochs, recipe.recovery_optimizer)
-    return recipe
+    epochs = EPOCHS.get(data.name, {}).get(name, recipe.epochs)
+    batch_size = 128 if data.name == "mnist" else recipe.batch_size
+    return dataclasses.replace(recipe, epochs=epochs, batch_size=batch_size)
 
 
 def fresh(name: str, data: Data, seed: int) -> nn.Module:

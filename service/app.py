@@ -83,6 +83,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with called_before_stopping(services.watch.close):
         async with anyio.create_task_group() as group:
             group.start_soon(expiry.keep_expiring, services)
+            group.start_soon(expiry.keep_retaining, services)
             yield
             group.cancel_scope.cancel()
     await run_sync(services.doorbell.close)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import cli_jobs, cli_keys, cli_resources
+from service import cli_analyze, cli_jobs, cli_keys, cli_operation, cli_resources
 from service.terminal import Mistake, console, note
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def serve(
 
 app.add_typer(cli_resources.app)
 app.add_typer(cli_jobs.app)
+app.add_typer(cli_analyze.app)
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_operation.app)
 
 
 @app.command()

@@ -36,7 +36,8 @@ def conclude(client: "Client", job_id: str) -> None:
     if job["state"] != "succeeded":
         why = (job["error"] or {}).get("detail") or job["reason"]
         raise Mistake(f"{job_id} {job['state']}" + (f": {why}" if why else ""), exit_code=1)
-    note(f"{job_id} made {job['result']['model_id']}; next: stillhouse report {job_id}")
+    made = job["result"]["model_id"] or "a report and no model"
+    note(f"{job_id} made {made}; next: stillhouse report {job_id}")
 
 
 Amount = Annotated[float | None, typer.Option(metavar="FRACTION", rich_help_panel="Pruning", help="That remains.")]
@@ -185,8 +186,9 @@ def report(
         bool, typer.Option("--html", help="Print it as a page with figures; send it to a file.")
     ] = False,
 ) -> None:
-    """Print the final comparison: teacher, student and controls."""
+    """Print the final comparison: teacher, student and controls; of an analysis, what was measured."""
     from service.tables import print_report
+    from service.tables_analysis import print_analysis
 
     if as_json and as_html:
         raise Mistake("--json and --html exclude each other")
@@ -197,5 +199,7 @@ def report(
         found = client.report(job)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif found.get("kind") == "analysis":
+        print_analysis(console(), found)
     else:
         print_report(console(), found)

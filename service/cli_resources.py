@@ -124,6 +124,8 @@ def pull(
             if job["result"] is None:
                 raise Mistake(f"{source} is {job['state']} and has made no model", exit_code=1)
             model_id = job["result"]["model_id"]
+            if model_id is None:
+                raise Mistake(f"{source} is an analysis and has made no model; see stillhouse report {source}", 1)
         for name, sha256 in client.download(model_id, to).items():
             typer.echo(f"{sha256}  {to / name}")
 

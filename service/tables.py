@@ -20,7 +20,7 @@ def _labels(row: Json) -> str:
 
 def _outcome(job: Json) -> str:
     if job["result"]:
-        return str(job["result"]["model_id"])
+        return str(job["result"]["model_id"] or "a report")
     return str((job["error"] or {}).get("detail") or job["reason"] or "")
 
 

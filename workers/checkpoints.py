@@ -5,16 +5,14 @@ job resumes from its predecessor. The number of threads is recorded with it, bec
 threads are needed for the same bits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from structlog import get_logger
 
-from service.contract.database import Database
 from service.contract.errors import NotFound
-from service.contract.resources import unreferenced
 from service.contract.storage import Storage, StoredFile, hash_file
 
 log = get_logger(__name__)
@@ -74,12 +72,3 @@ def restore(storage: Storage, wanted: Checkpoint, folder: Path) -> tuple[Path | 
         path.unlink()
         complaints.append(f"the checkpoint of step {candidate.step} is damaged: its hash is not the recorded one")
     return None, None, complaints
-
-
-def discard(database: Database, storage: Storage, digests: Sequence[str]) -> None:
-    """Delete those stored files that nothing refers to any more."""
-    if not digests:
-        return
-    with database.write() as session:  # nobody can begin to refer to them before they are gone
-        for digest in unreferenced(session, digests):
-            storage.delete(digest)

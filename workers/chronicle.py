@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 from structlog import get_logger
 
-from service.contract import jobs
+from service.contract import contents, jobs
 from service.contract.errors import StillhouseError, Unavailable
 from service.contract.leases import Claim
 from service.contract.records import JobRecord
@@ -83,7 +83,7 @@ class Chronicle:
     def discard(self, digests: Sequence[str]) -> None:
         """Delete stored files that nothing refers to."""
         try:
-            checkpoints.discard(self._station.database, self._station.storage, digests)
+            contents.release(self._station.database, self._station.storage, digests)
         except (StillhouseError, OSError) as error:
             log.warning("files that nobody needs could not be deleted", digests=digests, error=str(error))
 

@@ -1,7 +1,9 @@
 """The models and datasets that a job reads, in canonical form."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
@@ -9,11 +11,12 @@ from service.contract import resources
 from service.contract.errors import LeaseLost
 from service.contract.records import JobInput
 from workers import reader
+from workers.cache import Evicted, link
 from workers.station import Station
 
 
-def read_inputs(station: Station, job_id: str, check: Callable[[], None]) -> dict[str, Path]:
-    """Return the canonical folders of a job's inputs by resource id; `check` may raise to give up.
+def read_inputs(station: Station, job_id: str, folder: Path, check: Callable[[], None]) -> dict[str, Path]:
+    """Link a job's inputs into `folder`; return their canonical folders by resource id. `check` may raise to give up.
 
     Raises InputRejected, NotFound, Unavailable.
     """
@@ -24,7 +27,17 @@ def read_inputs(station: Station, job_id: str, check: Callable[[], None]) -> dic
     for key, (row, files) in found.items():
         if row is None:  # what an unfinished job reads is not deleted
             raise LeaseLost(f"{key} is gone, and so must be {job_id}")
-        check()
         kind: reader.Kind = "model" if key.startswith("mdl") else "dataset"
-        folders[key], _ = reader.canonical(station.storage, station.settings, kind, row.declaration, files, check=check)
+        read = partial(reader.canonical, station.storage, station.settings, kind, row.declaration, files, check=check)
+        folders[key] = _linked(read, folder / key, check)
     return folders
+
+
+def _linked(read: Callable[[], tuple[Path, dict[str, Any]]], target: Path, check: Callable[[], None]) -> Path:
+    while True:
+        check()
+        canonical, _ = read()
+        try:
+            return link(canonical, target)
+        except Evicted:  # in the moment between; it is read again
+            continue

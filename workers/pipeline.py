@@ -4,14 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 from service.contract.job_spec import JobSpec
-from workers import distill, prune
-from workers.job import JobContext, JobResult
+from workers import analyze, distill, prune
+from workers.job import JobContext, JobReport, JobResult
 
-__all__ = ["PIPELINES", "JobContext", "JobResult", "stages_of"]
+__all__ = ["PIPELINES", "JobContext", "JobReport", "JobResult", "stages_of"]
 
 # Each takes the context and the spec of its own type.
-PIPELINES: dict[str, Callable[[Any], JobResult]] = {"distill": distill.distill, "prune": prune.prune_job}
-STAGES: dict[str, Callable[[Any], tuple[str, ...]]] = {"distill": distill.stages_of, "prune": prune.stages_of}
+PIPELINES: dict[str, Callable[[Any], JobResult | JobReport]] = {
+    "distill": distill.distill,
+    "prune": prune.prune_job,
+    "analyze": analyze.analyze,
+}
+STAGES: dict[str, Callable[[Any], tuple[str, ...]]] = {
+    "distill": distill.stages_of,
+    "prune": prune.stages_of,
+    "analyze": analyze.stages_of,
+}
 
 
 def stages_of(spec: JobSpec) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.contract import jobs, resources
+from service.contract import contents, jobs, resources
 from service.contract.errors import NotFound
 from service.contract.records import JobRecord
 from service.contract.storage import Storage, StoredFile
@@ -30,6 +30,7 @@ def publish(
     """Make the stored files the job's result; return the model's id. Raises LeaseLost."""
 
     def change(session: Session) -> str:
+        contents.lock(session)  # else the same files of an attempt that lost its lease could be let go meanwhile
         model_id = resources.insert_result(
             session, job, name=result.name, declaration=result.declaration, facts=result.facts, files=files
         )

@@ -5,7 +5,7 @@ that bear on reading, and the reader's version. An entry is complete or absent; 
 the same one do not both read it, unless one is stuck.
 
     cache/<key>/canonical/    what `workers.formats` wrote
-    cache/<key>/facts.json    what it found
+    cache/<key>/facts.json    what it found; the folder's time is that of its last use
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from service.contract.settings import Settings
 from service.contract.specs import DatasetDeclaration, ModelDeclaration
 from service.contract.storage import Storage, StoredFile, flush
 from workers import limits, logs
+from workers.cache import evict, touch
 from workers.child import Child
 from workers.folders import held_folder, locked
 from workers.jail.jail import NOT_ENTERED, Cell
@@ -94,6 +95,7 @@ def canonical(
             _fetch(storage, files, folder / "files")
             facts = _read(settings, kind, declaration, folder, check)
             _enter(folder / "entry", facts, entry)
+        evict(cache, settings.cache_bytes, keep=entry)
     return entry / "canonical", facts
 
 
@@ -110,6 +112,7 @@ def _as_uploaded(
 def _lookup(entry: Path) -> tuple[Path, dict[str, Any]] | None:
     try:
         facts: dict[str, Any] = json.loads((entry / "facts.json").read_bytes())
+        touch(entry)
     except FileNotFoundError:
         return None
     return entry / "canonical", facts

@@ -20,10 +20,10 @@ from service.contract.job_spec import JobSpec
 from workers import logs
 from workers.formats import datasets as _datasets  # noqa: F401  imported for the readers forked after this
 from workers.formats import models as _models  # noqa: F401  as above
+from workers.job import JobReport
 from workers.journal import Stopped
 from workers.lifeline import Lifeline
 from workers.orders import RunOrder
-from workers.job import JobReport
 from workers.pipe import Failed, Finished, Halted, LastWord, Reported
 from workers.piped_journal import PipedJournal
 from workers.pipeline import PIPELINES, JobContext, stages_of

@@ -83,7 +83,7 @@ class Supervision:
     # Attending -----------------------------------------------------------------------------------
 
     def _start(self) -> Child:
-        inputs = read_inputs(self.station, self.job.id, self.stops.check)
+        inputs = read_inputs(self.station, self.job.id, self.folder / "inputs", self.stops.check)
         work = self.folder / "work"
         work.mkdir()
         resume = self.chronicle.restore(work)

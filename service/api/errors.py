@@ -131,10 +131,11 @@ def pointer_of(location: Sequence[int | str], body: Any) -> str:
     parts: list[str] = [] if source == "body" else [str(source)]
     here = body
     for index, step in enumerate(steps):
-        if isinstance(here, Mapping) and step not in here and source == "body" and index < len(steps) - 1:
+        inner = index < len(steps) - 1 or (isinstance(here, Mapping) and step == here.get("name"))
+        if isinstance(here, Mapping) and step not in here and source == "body" and inner:
             continue  # the tag of a union's member, not a field
-        if isinstance(here, int | float | str) and source == "body":
-            break  # tags again: a number has no fields
+        if (isinstance(here, int | float | str) or (here is None and index)) and source == "body":
+            break  # tags again: a number and null have no fields
         parts.append(str(step).replace("~", "~0").replace("/", "~1"))
         here = _inside(here, step)
     return "/" + "/".join(parts) if parts else ""

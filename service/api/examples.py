@@ -60,7 +60,7 @@ PRUNE_REQUEST = {
         "target": {"macs": 0.25},
         "criterion": {"name": "output_kl", "mode": "linearised", "ablation": "residual"},
         "schedule": {"name": "interleaved", "step": 0.15}, "allocation": "per_mac",
-        "calibration": {"examples": 512}, "refit": {"examples": 2000, "ridge": 0.001}, "recovery": None,
+        "calibration": {"examples": 512}, "refit": {"examples": 2000, "ridge": "auto"}, "recovery": None,
     },
 }  # fmt: skip
 ANALYZE_REQUEST = {
@@ -160,6 +160,21 @@ REPORT = {
         "latency_ratio": 0.45, "macs_ratio": 0.305, "parameters_ratio": 0.286,
     },
     "control_comparison": None,
+    "by_class": {"classes": 10, "outcomes": [
+        {"label": 3, "name": None, "examples": 100, "teacher_recall": _interval(0.97, 0.03),
+         "teacher_precision": _interval(0.98, 0.03), "student_recall": _interval(0.95, 0.04),
+         "student_precision": _interval(0.96, 0.04), "agreement": _interval(0.96, 0.04), "kl": 0.06},
+    ]},
+    "by_input": {
+        "kl": {"mean": 0.04, "quantiles": {"0": 1e-6, "50": 0.006, "95": 0.2, "100": 1.4},
+               "edges": [0.001, 0.01, 0.1, 1.0, 10.0], "histogram": [610, 280, 105, 5]},
+        "jensen_shannon": {"mean": 0.012, "quantiles": {"0": 2e-7, "50": 0.002, "95": 0.06, "100": 0.4},
+                           "edges": [0.001, 0.01, 0.1, 1.0], "histogram": [790, 190, 20]},
+        "most_different": [
+            {"row": 417, "label": 3, "name": None, "teacher": {"label": 3, "name": None, "probability": 0.91},
+             "student": {"label": 5, "name": None, "probability": 0.77}, "kl": 1.4},
+        ],
+    },
     "selection": {"selected": "best", "epoch": 27, "other": "last", "other_epoch": 30,
                   "other_accuracy": _interval(0.969), "other_nll": 0.1},
     "environment": {"device": "cpu", "threads": 2, "precision": "float32", "versions": {"torch": "2.13.0"}},
@@ -184,8 +199,10 @@ ENTRY = {
 
 CRITERION = {
     "name": "output_kl", "summary": "How far the outputs move when the unit goes; needs no labels. The default.",
-    "source": "Stillhouse", "options": {"type": "object", "properties": {"temperature": {"type": "number"}}},
-    "formula": "E KL(p || p_i)", "cost": "one backward pass for each class", "comparable": True,
+    "source": "Stillhouse; linearised, it is close to the Fisher score of Theis et al. 2018",
+    "options": {"type": "object", "properties": {"mode": {"enum": ["linearised", "exact", "screened"]}}},
+    "formula": "E KL(p || p_i)", "comparable": True,
+    "cost": "linearised: one backward pass for each class (or probe); exact: one pass for each unit",
     "needs_labels": False, "needs_inputs": True,
 }  # fmt: skip
 OBJECTIVE = {
@@ -212,8 +229,9 @@ EXAMPLES: Mapping[str, Any] = {
     "JobView": JOB_VIEW,
     "JobPage": _page(JOB_VIEW),
     "Validation": {
-        "valid": True, "resolved": SPEC, "reachable": True, "floor": {"macs": 0.021, "params": 0.014, "bytes": 0.017},
-        "pinned": [], "warnings": [],
+        "valid": True, "resolved": {**PRUNE_REQUEST, "labels": {}, "deadline_seconds": None}, "reachable": True,
+        "floor": {"macs": 0.021, "params": 0.014, "bytes": 0.017},
+        "pinned": ["output (output): 10 channels, the network's output"], "warnings": [],
     },
     "CancelRequest": {},
     "EventPage": _page(EVENT),

@@ -1,6 +1,8 @@
-"""Uploads that nobody used go after a while; so do their bytes, unless something was made of them."""
+"""What goes after a while: uploads that nobody used, and what `service.contract.retention` names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 
 import anyio
 import structlog
@@ -13,8 +15,10 @@ from service.api.reception import forget
 from service.contract.database import clock
 from service.contract.errors import StillhouseError
 from service.contract.records import Upload
+from service.contract.retention import Removed, retain
 
 MAX_PAUSE_SECONDS = 600.0
+FIRST_PAUSE_SECONDS, RETENTION_PAUSE_SECONDS = 60.0, 3600.0
 
 log = structlog.get_logger("stillhouse.expiry")
 
@@ -44,13 +48,26 @@ def expire_uploads(services: Services) -> int:
 
 async def keep_expiring(services: Services) -> None:
     """Remove expired uploads now and then, for as long as the service runs."""
+    pause = min(MAX_PAUSE_SECONDS, max(1.0, services.settings.upload_expiry_seconds / 4))
     while True:
-        try:
-            gone = await run_sync(expire_uploads, services, abandon_on_cancel=True)
-            if gone:
-                log.info("uploads_expired", uploads=gone)
-        except StillhouseError as error:
-            log.warning("not_expired", reason=error.detail)
-        except Exception as error:  # noqa: BLE001  the service goes on, and so does this loop
-            log.warning("not_expired", reason=f"{type(error).__name__}: {error}")
-        await anyio.sleep(min(MAX_PAUSE_SECONDS, max(1.0, services.settings.upload_expiry_seconds / 4)))
+        await _attempt("expired", partial(expire_uploads, services))
+        await anyio.sleep(pause)
+
+
+async def keep_retaining(services: Services) -> None:
+    """Remove what is old and nobody's every hour, for as long as the service runs; a start has other work first."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        await anyio.sleep(pause)
+        await _attempt("retention", partial(retain, services.database, services.storage, services.settings))
+        pause = RETENTION_PAUSE_SECONDS
+
+
+async def _attempt(what: str, remove: Callable[[], int | Removed]) -> None:
+    try:
+        if gone := await run_sync(remove, abandon_on_cancel=True):
+            log.info(what, **(asdict(gone) if isinstance(gone, Removed) else {"count": gone}))
+    except StillhouseError as error:
+        log.warning("not_removed", what=what, reason=error.detail)
+    except Exception as error:  # noqa: BLE001  the service goes on, and so does this loop
+        log.warning("not_removed", what=what, reason=f"{type(error).__name__}: {error}")

@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from service.api.bodies import Handler, JsonRoute
-from service.api.contents import release
 from service.api.deps import Reader, Services, ServicesDep, Submitter, owned
 from service.api.documents import ETAG, LINK, LOCATION, RETRY_AFTER, answers, header, problems
 from service.api.examples import JOB_REQUESTS
@@ -20,6 +19,7 @@ from service.api.paging import ListingDep, page_response
 from service.api.submission import check_type, demand_reach, resolve
 from service.contract import jobs
 from service.contract.catalogue import Frozen
+from service.contract.contents import release
 from service.contract.errors import NotAvailable
 from service.contract.job_spec import JobSpec
 from service.contract.records import JobRecord, JobState

@@ -18,6 +18,7 @@ from service.api.events import events_after
 from service.api.negotiation import VARY, preferred
 from service.api.outflow import Outflow
 from service.api.times import rfc3339
+from service.contract.analysis import AnalysisReport
 from service.contract.errors import Conflict, Internal, NotFound
 from service.contract.jobs import DONE
 from service.contract.records import Event, JobRecord
@@ -52,7 +53,7 @@ def _no_report(job: JobRecord) -> Conflict:
 
 @router.get(
     "/{job_id}/report",
-    response_model=Report,
+    response_model=Report | AnalysisReport,
     responses=answers(
         {
             200: {
@@ -67,18 +68,18 @@ def _no_report(job: JobRecord) -> Conflict:
     ),
 )
 def job_report(request: Request, services: ServicesDep, caller: Reader, job_id: str) -> Response:
-    """Show the final comparison of teacher and student.
+    """Show the final comparison of teacher and student, or what an analysis measured.
 
     With `Accept: text/html` it is one page with figures that needs nothing else: no network, no scripts. Each
-    representation has its own ETag.
+    representation has its own ETag. An analysis makes no files: it answers with JSON alone.
     """
     with services.database.read() as session:
         job = owned(session, JobRecord, job_id, caller)
         if job.report is None:
             raise _no_report(job)
-        if preferred(request, (JSON, HTML)) == JSON:
+        if job.result_model_id is None or preferred(request, (JSON, HTML)) == JSON:
             return conditional_response(request, StoredReport(job.report), VARY)
-        page = files_of(session, job.result_model_id or "").get(PAGE_FILE)
+        page = files_of(session, job.result_model_id).get(PAGE_FILE)
     if page is None:
         raise NotFound(
             f"the page of {job_id} is not there any more: it was a file of its result {job.result_model_id}, which was "

@@ -14,9 +14,9 @@ from fastapi import Request
 from sqlalchemy import delete, update
 from starlette.requests import ClientDisconnect
 
-from service.api.contents import exclusive, release
 from service.api.deps import Services, owned
 from service.api.part_files import BLOCK_BYTES, Part
+from service.contract.contents import exclusive, release
 from service.contract.database import clock
 from service.contract.errors import Conflict, DigestMismatch, Malformed, NotFound, TooLarge, WrongOffset
 from service.contract.records import Upload

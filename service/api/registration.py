@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api import file_roles
-from service.api.contents import release
 from service.api.deps import Services, owned
 from service.api.idempotency import Answer, body_digest, once
 from service.api.resource_views import dataset_view, model_view
 from service.contract import resources
+from service.contract.contents import release
 from service.contract.errors import FieldError, Invalid
 from service.contract.jobs import UNFINISHED
 from service.contract.records import DatasetRecord, File, ModelRecord, Upload

@@ -81,7 +81,7 @@ class GroupActivity(_Data):
     macs_per_unit: int = Field(description="What the whole network would save without one unit.")
     parameters_per_unit: int
     reader: str | None = Field(None, description="Where they are measured; null where no input reaches them.")
-    dead: int = Field(0, description="Units with the same value at every position of every input.")
+    dead: int = Field(0, description="Units that are the same for every input, at every position.")
     dead_units: tuple[int, ...] = Field((), description="Up to 100 of them.")
     entropy: UnitValues | None = Field(None, description="H(bin(activation)), in nats.")
     label_information: UnitValues | None = Field(
@@ -100,7 +100,9 @@ class Layers(_Data):
     examples: int
     bins: int = Field(description="Of equal width, over each unit's range.")
     estimator: Literal["miller_madow"] = Field(
-        "miller_madow", description="Of entropy and label information; its remaining bias is of order 1/examples²."
+        "miller_madow",
+        description="Of entropy and label information. Where most cells are seen its bias is of order 1/examples²: "
+        "with few examples for many bins and labels, more is left, as label_information_chance shows.",
     )
     activation: str = Field(
         "the mean of the unit over positions, one number for each input", description="What is binned."
@@ -111,9 +113,10 @@ class Layers(_Data):
 class GroupImportance(_Data):
     """What a criterion says of a group; high means keep."""
 
-    scores: UnitValues
+    scores: UnitValues | None = Field(None, description="Null where no score is finite.")
     errors: tuple[float | None, ...] | None = Field(
-        None, description="Standard errors of the scores, where the criterion is a mean over inputs and they are listed."
+        None,
+        description="Standard errors of the scores, where the criterion is a mean over inputs and they are listed.",
     )
     median_error: float | None = None
     removed: int = Field(description="Units that the preview removes.")

@@ -30,7 +30,13 @@ class AnalyzeConfig(Frozen):
         default=True,
         description="Measure each group of units: entropy, label information and redundancy of their activations.",
     )
-    bins: int = Field(32, ge=2, le=4096, description="Equal-width bins over each unit's range, for layers.")
+    bins: int = Field(
+        16,
+        ge=2,
+        le=4096,
+        description="Equal-width bins over each unit's range, for layers. More bins need more examples: beside what is "
+        "biased by too few stands what chance gives.",
+    )
     calibration: CalibrationOptions = Field(
         default_factory=CalibrationOptions,
         description="The inputs on which layers are measured and units judged, drawn from the training split.",

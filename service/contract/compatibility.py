@@ -132,6 +132,9 @@ def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
     if CRITERIA[config.criterion.name].needs_labels:
         detail = f"{config.criterion.name} needs labels and the dataset has none; output_kl does without"
         yield FieldError(pointer="/config/criterion/name", detail=detail)
+    if getattr(config.criterion, "loss", None) == "task":
+        detail = "the loss task needs labels and the dataset has none; leave it out to learn by distillation"
+        yield FieldError(pointer="/config/criterion/loss", detail=detail)
     if config.target.max_accuracy_drop is not None:
         detail = "accuracy needs labels and the dataset has none; use max_kl"
         yield FieldError(pointer="/config/target/max_accuracy_drop", detail=detail)
@@ -183,11 +186,13 @@ def _kept(model: Facts, spec: PruneSpec) -> Iterator[FieldError]:
     units = model.get("units")
     if not units or units.get("groups_left_out"):
         return
-    known = {group["name"] for group in units["groups"]}
-    for name in spec.config.keep:
+    known = {group["name"]: group["units"] for group in units["groups"]}
+    for name, kept in spec.config.keep.items():
         if name not in known:
             detail = f"the model has no group {name!r}; its record lists them under units"
             yield FieldError(pointer="/config/keep", detail=detail)
+        elif kept > known[name]:
+            yield FieldError(pointer="/config/keep", detail=f"{name} has {known[name]} units and cannot keep {kept}")
 
 
 def _splits(dataset: Facts, training: Training | None, pointer: str = "/config/training") -> Iterator[FieldError]:

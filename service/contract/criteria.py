@@ -159,7 +159,13 @@ class InformationBottleneck(CriterionOptions):
         description="task: cross-entropy with the labels; distillation: KL to the network's own outputs without noise. "
         "Left out: task where there are labels.",
     )
-    epochs: int = Field(100, ge=1, le=10_000, description="Passes over the calibration inputs, at every scoring.")
+    epochs: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Passes over the calibration inputs, at every scoring. It takes some hundred steps for units to "
+        "drown; with smaller batches fewer passes give them, of which scores are noisier.",
+    )
     beta: float = Field(
         0.1,
         gt=0,
@@ -177,8 +183,8 @@ class InformationBottleneck(CriterionOptions):
         0.0,
         ge=0,
         le=1,
-        description="The share of lr at which a copy of the weights is trained along. It is not what comes out, so that "
-        "gates speak less of the network that is pruned the more it moves.",
+        description="The share of lr at which a copy of the weights is trained along. It is thrown away: the more "
+        "it moves, the less its gates speak of the network that is pruned.",
     )
     batch_size: int = Field(128, ge=1, le=1_000_000)
 

@@ -175,8 +175,9 @@ def heartbeat(session: Session, held: Claim) -> tuple[JobState, bool]:
 
 
 def start(session: Session, held: Claim) -> None:
-    """The inputs are read: the job runs. A job that was asked to stop meanwhile stays as it is."""
-    if _update(session, held.id, [S.PREPARING], JobRecord.epoch == held.epoch, state=S.RUNNING):
+    """The inputs are read: the job runs. A job that was asked to stop meanwhile, or was lost, stays as it is."""
+    holds = (JobRecord.epoch == held.epoch, JobRecord.lease_until >= clock())
+    if _update(session, held.id, [S.PREPARING], *holds, state=S.RUNNING):
         record_event(session, held.id, "state", state=S.RUNNING)
 
 

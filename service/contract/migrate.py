@@ -38,6 +38,13 @@ def migrate(database_url: str) -> None:
         database.close()
 
 
+def revisions(database: Database) -> tuple[str | None, list[str]]:
+    """Return the database's revision, None for no tables, and those that this version knows, newest first."""
+    with database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    return current, [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
 def differences(database: Database) -> list[object]:
     """Return what the database's tables lack against the records; empty when they agree."""
     with database.engine.connect() as connection:

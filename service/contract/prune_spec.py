@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from service.contract.catalogue import Frozen, named
-from service.contract.criteria import CRITERIA, Criterion, OutputKl
+from service.contract.criteria import Criterion, OutputKl
 from service.contract.objectives import KdObjective, Objective
 from service.contract.specs import DatasetId, Job, ModelId, Training
 
@@ -169,11 +169,3 @@ class PruneSpec(Job):
     def models(self) -> tuple[str, ...]:
         """The models that the job reads."""
         return (self.model,)
-
-    @property
-    def needs_labels(self) -> bool:
-        """Whether the job cannot do without labels."""
-        config = self.config
-        wants = CRITERIA[config.criterion.name].needs_labels or "taylor" in config.controls
-        taught = config.recovery is not None and config.recovery.objective.uses_labels
-        return wants or taught or config.target.max_accuracy_drop is not None or "scratch" in config.controls

@@ -86,8 +86,16 @@ def obstacle(spec: PruneSpec, facts: Mapping[str, Any]) -> str | None:
     why = f" Pinned: {named}." if held else ""
     return (
         f"{fraction:.3g} of the {UNITS[name]} cannot be reached: with every group at its floor {bound}"
-        f"{floors[name]:.3g} are left. Ask for {floors[name] * 1.001:.3g} or more.{why}"
+        f"{floors[name]:.3g} are left. {advice(spec.config, floors[name])}.{why}"
     )
+
+
+def advice(config: PruneConfig, least: float) -> str:
+    """What to ask for where `least` of a cost is left at the floor."""
+    ways = [f"ask for {least * 1.001:.3g} or more"] if least * 1.001 < 1 else []
+    ways += [] if exact(config) else ["lower min_units, keep or round_to"]
+    text = ", or ".join(ways) or "nothing can be removed"
+    return text[0].upper() + text[1:]
 
 
 def reachable(spec: PruneSpec, facts: Mapping[str, Any]) -> bool | None:

@@ -34,6 +34,14 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(MIB, gt=0, description="Largest JSON body.")
     max_upload_bytes: int = Field(64 * GIB, gt=0, description="Largest uploaded file.")
     upload_expiry_seconds: float = Field(86400.0, gt=0, description="An unused upload is removed after this.")
+    retention_seconds: float | None = Field(
+        None, gt=0, description="An ended job's log lines and metrics go after this; unset: with the job."
+    )
+    checkpoint_retention_seconds: float = Field(
+        7 * 86400.0, gt=0, description="How long a failed or cancelled job can be tried again from its checkpoint."
+    )
+    idempotency_seconds: float = Field(7 * 86400.0, gt=0, description="How long a request may be sent again.")
+    cache_bytes: int = Field(64 * GIB, ge=0, description="Inputs kept in canonical form; the least used go first.")
     min_free_bytes: int = Field(GIB, ge=0, description="Below this much free disk the service is not ready.")
     poll_seconds: float = Field(0.2, gt=0, description="How often long polls and event streams look for news.")
     max_wait_seconds: float = Field(60.0, gt=0, description="Longest wait of a long poll.")

@@ -243,20 +243,30 @@ def parent(pid: int) -> int:
         return 0
 
 
+def steps_of(client: Client, job_id: str) -> int:
+    """How many steps a job has told of."""
+    return len(client.metrics(job_id).get("pruning/kl", ()))
+
+
+def is_past_its_steps(job: Json) -> bool:
+    return job["state"] == "running" and job["stage"]["name"] in ("recovering", "exporting", "verifying")
+
+
 def test_paused_and_killed_on_its_way_a_job_ends_with_the_same_bits(
     stack: Stack, done: Json, pruned: Path, teacher: str, dataset: str, tmp_path: Path
 ) -> None:
     client = stack.client
     job_id = client.submit(pruning(teacher, dataset))["id"]
-    until(lambda: len(client.metrics(job_id).get("pruning/kl", ())) >= 2)
-    child = until(lambda: Child.of(stack.data))
-    os.kill(child.pid, signal.SIGKILL)
-    until(lambda: client.job(job_id)["attempt"] == 2 and client.job(job_id)["state"] == "running")
+    until(lambda: steps_of(client, job_id) >= 2)
     assert client.pause(job_id)["state"] in ("pausing", "paused")
     until(lambda: client.job(job_id)["state"] == "paused")
-    assert len(client.metrics(job_id)["pruning/kl"]) >= 2
     assert Child.of(stack.data) is None
+    before, attempt = steps_of(client, job_id), client.job(job_id)["attempt"]
     assert client.resume(job_id)["state"] == "queued"
+    until(lambda: steps_of(client, job_id) > before or is_past_its_steps(client.job(job_id)))
+    child = until(lambda: Child.of(stack.data))
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: client.job(job_id)["attempt"] == attempt + 1)
     job = client.wait(job_id, timeout=240)
     assert (job["state"], job["error"]) == ("succeeded", None)
     reasons = [event["data"].get("reason") for event in client.events(job_id) if event["kind"] == "state"]
@@ -308,9 +318,10 @@ def test_the_command_line_prunes_too(stack: Stack, done: Json, teacher: str, dat
     made = stillhouse("submit", *options, "--macs", "0.25", "--criterion", "l2", "--recover", "1").stdout.strip()
     config = stack.client.job(made)["spec"]["config"]
     assert (config["criterion"]["name"], config["recovery"]["training"]["epochs"]) == ("l2", 1)
-    watched = stillhouse("watch", made)
+    assert stillhouse("cancel", made).returncode == 0
+    watched = stillhouse("watch", done["id"])
     assert watched.returncode == 0, watched.stderr
-    assert f"next: stillhouse report {made}" in watched.stderr
+    assert f"next: stillhouse report {done['id']}" in watched.stderr
     step = f"{done['result']['model_id']}/step-001.pt2"
     pushed = stillhouse("push", "model", step, "--name", "first step")
     assert pushed.returncode == 0, pushed.stderr

@@ -30,7 +30,7 @@ from tests.integration.pipelines import (
     run,
 )
 from tests.unit.training.blobs import Crash, Interrupting, Listening, fingerprint
-from workers.formats.datasets import read_dataset
+from workers.formats.datasets import load_dataset, read_dataset
 from workers.formats.models import read_model
 from workers.job import JobContext, JobResult
 from workers.journal import Stopped
@@ -115,9 +115,24 @@ def test_the_artifact_says_what_made_it(finished: tuple[JobResult, Listening, Di
     assert result.report["verification"] == manifest["verification"]
     for name, facts in manifest["files"].items():
         assert hashlib.sha256((result.folder / name).read_bytes()).hexdigest() == facts["sha256"]
-    assert {"model.safetensors", "model.pt2", "report.json", "README.md", "learning_curve.svg"} <= set(
-        manifest["files"]
-    )
+    documents = {"report.json", "report.html", "README.md", "learning_curve.svg"}
+    assert {"model.safetensors", "model.pt2", *documents} <= set(manifest["files"])
+
+
+def test_the_page_shows_the_inputs_on_which_student_and_teacher_differ_most(
+    finished: tuple[JobResult, Listening, DistillSpec], inputs: dict[str, Path]
+) -> None:
+    result, _, _ = finished
+    report, page = Report.model_validate(result.report), (result.folder / "report.html").read_text()
+    assert report.by_input is not None
+    assert report.by_class is not None
+    assert report.by_class.classes == 10
+    assert page.count('<img src="data:image/png;base64,') == 10
+    test = load_dataset(inputs[DATASET]).test
+    assert test is not None
+    assert test.y is not None
+    for each in report.by_input.most_different:
+        assert each.label == test.y[test.rows[each.row]]
 
 
 def test_the_result_can_be_the_teacher_of_the_next_job(

@@ -103,6 +103,28 @@ def test_controls_stand_beside_it_at_the_same_cost(finished: tuple[JobResult, Li
     assert report.comparison.kl_teacher_student.value < report.controls["scratch"].comparison.kl_teacher_student.value
 
 
+def test_the_findings_say_what_stages_bought_and_which_control_does_as_well(
+    finished: tuple[JobResult, Listening, PruneSpec],
+) -> None:
+    report = Report.model_validate(finished[0].report)
+    (bought,) = [finding for finding in report.findings if finding.text.startswith("What each stage bought")]
+    stages = {stage.name: stage for stage in report.stages}
+    assert bought.numbers["refitting_kl"] == stages["refitting"].kl
+    advantage = report.controls["scratch"].advantage
+    assert advantage is not None
+    assert advantage.kl_difference.high < 0
+    assert [finding for finding in report.findings if finding.text.startswith("Beside the control scratch")]
+
+
+def test_the_page_and_the_card_show_what_was_removed(finished: tuple[JobResult, Listening, PruneSpec]) -> None:
+    folder = finished[0].folder
+    page, card = (folder / "report.html").read_text(), (folder / "README.md").read_text()
+    assert (folder / "pruning.svg").read_bytes().startswith(b"<?xml")
+    assert card.startswith("# Pruned network\n")
+    assert "| `fc1` | channels | 128 |" in card
+    assert all(text in page for text in ("What was removed", "step-001.pt2", "scratch"))
+
+
 def test_the_artifact_verifies_and_is_a_model_like_any_other(
     finished: tuple[JobResult, Listening, PruneSpec], inputs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -6,13 +6,21 @@ their job was swept, cancelled, retried, or is another's now. The database's clo
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -29,7 +37,8 @@ S = JobState
 TICK, LEASE, DEADLINE, MAX_ATTEMPTS = 4.0, 10.0, 33.0, 3  # seconds; no multiple of a tick ends a lease or a deadline
 UPLOAD = "upl_" + 26 * "0"
 FILE = {"model.safetensors": StoredFile("0" * 64, 10)}
-PICK = st.integers(0, 1000)
+PICK = st.integers(0, 2)
+AGE = st.sampled_from([0, 0, 0, 0, 1, 2, 3])
 
 
 @dataclass
@@ -106,6 +115,10 @@ class JobStates(RuleBasedStateMachine):
 
     # Users ---------------------------------------------------------------------------------------
 
+    @initialize()
+    def submit_one(self) -> None:
+        self.submit(has_deadline=False, is_inspected=True)
+
     @precondition(lambda self: len(self.jobs) < 3)
     @rule(has_deadline=st.booleans(), is_inspected=st.booleans())
     def submit(self, has_deadline: bool, is_inspected: bool) -> None:
@@ -141,7 +154,7 @@ class JobStates(RuleBasedStateMachine):
             job.go(S.FAILED)
             job.epoch += 1
 
-    def _ask(self, job: Expected, action: Callable[[Session, JobRecord], object], *, allowed: bool) -> None:
+    def _tell(self, job: Expected, action: Callable[[Session, JobRecord], object], *, allowed: bool) -> None:
         def act() -> None:
             with self.database.write() as session:
                 action(session, session.get_one(JobRecord, job.id))
@@ -153,40 +166,34 @@ class JobStates(RuleBasedStateMachine):
                 act()
 
     @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def cancel(self, pick: int) -> None:
+    @rule(pick=PICK, wish=st.sampled_from(["pause", "resume", "pause", "resume", "cancel", "retry"]))
+    def ask(self, pick: int, wish: str) -> None:
         job = self.jobs[pick % len(self.jobs)]
-        self._ask(job, jobs.cancel, allowed=job.state not in {S.SUCCEEDED, S.FAILED})
+        getattr(self, f"_{wish}")(job)
+
+    def _cancel(self, job: Expected) -> None:
+        self._tell(job, jobs.cancel, allowed=job.state not in {S.SUCCEEDED, S.FAILED})
         if job.state in {S.QUEUED, S.PAUSED}:
             job.go(S.CANCELLED)
             job.epoch += 1
         elif job.state in {S.PREPARING, S.RUNNING, S.PAUSING}:
             job.go(S.CANCELLING)
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def pause(self, pick: int) -> None:
-        job = self.jobs[pick % len(self.jobs)]
-        self._ask(job, jobs.pause, allowed=job.state not in jobs.DONE | {S.CANCELLING})
+    def _pause(self, job: Expected) -> None:
+        self._tell(job, jobs.pause, allowed=job.state not in jobs.DONE | {S.CANCELLING})
         if job.state == S.QUEUED:
             job.go(S.PAUSED)
         elif job.state in {S.PREPARING, S.RUNNING}:
             job.go(S.PAUSING)
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def resume(self, pick: int) -> None:
-        job = self.jobs[pick % len(self.jobs)]
-        self._ask(job, jobs.resume, allowed=job.state not in jobs.DONE | {S.CANCELLING, S.PAUSING})
+    def _resume(self, job: Expected) -> None:
+        self._tell(job, jobs.resume, allowed=job.state not in jobs.DONE | {S.CANCELLING, S.PAUSING})
         if job.state == S.PAUSED:
             job.go(S.QUEUED)
             self._settle(job)
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=PICK)
-    def retry(self, pick: int) -> None:
-        job = self.jobs[pick % len(self.jobs)]
-        self._ask(job, jobs.retry, allowed=job.state in {S.FAILED, S.CANCELLED})
+    def _retry(self, job: Expected) -> None:
+        self._tell(job, jobs.retry, allowed=job.state in {S.FAILED, S.CANCELLED})
         if job.state in {S.FAILED, S.CANCELLED}:
             job.go(S.QUEUED)
             job.attempt, job.losses, job.epoch = job.attempt + 1, 0, job.epoch + 1
@@ -211,13 +218,15 @@ class JobStates(RuleBasedStateMachine):
             job.go(S.PREPARING)
             self.claims.append((job, taken))
 
+    def _holds(self, job: Expected, claim: Claim) -> bool:
+        return claim.epoch == job.epoch and job.lease_until is not None and job.lease_until >= self.clock.now
+
     def _act(
-        self, pick: int, action: Callable[[Session, Claim], object], states: frozenset[JobState] = jobs.HELD
+        self, age: int, action: Callable[[Session, Claim], object], states: frozenset[JobState] = jobs.HELD
     ) -> Expected | None:
-        """Act by some claim, the newest first; return the job if the claim held and the job was in one of `states`."""
-        job, claim = self.claims[-1 - pick % len(self.claims)]
-        holds = claim.epoch == job.epoch and job.lease_until is not None and job.lease_until >= self.clock.now
-        if holds and job.state in states:
+        """Act by the claim before which `age` were handed out later; return its job if it held, in one of `states`."""
+        job, claim = self.claims[-1 - age % len(self.claims)]
+        if self._holds(job, claim) and job.state in states:
             with self.database.write() as session:
                 action(session, claim)
             return job
@@ -226,72 +235,78 @@ class JobStates(RuleBasedStateMachine):
         return None
 
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def start(self, pick: int) -> None:
-        job, claim = self.claims[-1 - pick % len(self.claims)]
-        holds = claim.epoch == job.epoch and job.lease_until is not None and job.lease_until >= self.clock.now
+    @rule(age=AGE)
+    def start(self, age: int) -> None:
+        job, claim = self.claims[-1 - age % len(self.claims)]
         with self.database.write() as session:
             jobs.start(session, claim)
-        if holds and job.state == S.PREPARING:
+        if self._holds(job, claim) and job.state == S.PREPARING:
             job.go(S.RUNNING)
 
+    @rule()
+    def begin(self) -> None:
+        """A worker takes the first job and starts it."""
+        waiting = [index for index, job in enumerate(self.jobs) if job.state == S.QUEUED and not job.waits]
+        for index in waiting[:1]:
+            self.claim(index)
+            self.start(0)
+
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def heartbeat(self, pick: int) -> None:
-        if (job := self._act(pick, jobs.heartbeat)) is not None:
+    @rule(age=AGE)
+    def heartbeat(self, age: int) -> None:
+        if (job := self._act(age, jobs.heartbeat)) is not None:
             job.lease_until = self.clock.now + LEASE
 
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK, step=st.integers(0, 9))
-    def checkpoint(self, pick: int, step: int) -> None:
+    @rule(age=AGE, step=st.integers(0, 9))
+    def report(self, age: int, step: int) -> None:
         made = {"sha256": f"{step:064}", "size": 1, "step": step}
-        if (job := self._act(pick, lambda session, claim: jobs.report_checkpoint(session, claim, made))) is not None:
+
+        def report(session: Session, claim: Claim) -> None:
+            jobs.report_metrics(session, claim, 1, {"loss": step})
+            jobs.report_checkpoint(session, claim, made)
+
+        if (job := self._act(age, report)) is not None:
             job.checkpoint = made
 
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK, value=st.floats(0, 1))
-    def measure(self, pick: int, value: float) -> None:
-        self._act(pick, lambda session, claim: jobs.report_metrics(session, claim, 1, {"loss": value}))
-
-    @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def publish(self, pick: int) -> None:
+    @rule(age=AGE)
+    def publish(self, age: int) -> None:
         def publish(session: Session, claim: Claim) -> None:
             row = session.get_one(JobRecord, claim.id)
             made = resources.insert_result(session, row, name="student", declaration={}, facts={}, files=FILE)
             jobs.publish(session, claim, made, {})
 
-        if (job := self._act(pick, publish, frozenset({S.RUNNING, S.PAUSING}))) is not None:
+        if (job := self._act(age, publish, frozenset({S.RUNNING, S.PAUSING}))) is not None:
             job.go(S.SUCCEEDED)
             job.checkpoint = None
 
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def fail(self, pick: int) -> None:
-        fault = Diverged("NaN").fault()
-        if (job := self._act(pick, lambda session, claim: jobs.fail(session, claim, fault))) is not None:
-            job.go(S.FAILED)
-
-    @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def confirm_stop(self, pick: int) -> None:
-        if (job := self._act(pick, jobs.confirm_stop, frozenset({S.CANCELLING, S.PAUSING}))) is not None:
+    @rule(age=AGE)
+    def confirm_stop(self, age: int) -> None:
+        if (job := self._act(age, jobs.confirm_stop, frozenset({S.CANCELLING, S.PAUSING}))) is not None:
             job.go(S.CANCELLED if job.state == S.CANCELLING else S.PAUSED)
 
     @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def hand_back(self, pick: int) -> None:
+    @rule(age=AGE, how=st.sampled_from(["hand_back", "give_up", "give_up", "fail"]))
+    def let_go(self, age: int, how: str) -> None:
+        getattr(self, f"_{how}")(age)
+
+    def _fail(self, age: int) -> None:
+        fault = Diverged("NaN").fault()
+        if (job := self._act(age, lambda session, claim: jobs.fail(session, claim, fault))) is not None:
+            job.go(S.FAILED)
+
+    def _hand_back(self, age: int) -> None:
         states = frozenset({S.PREPARING, S.RUNNING})
-        if (job := self._act(pick, lambda session, claim: jobs.hand_back(session, claim, "bye"), states)) is not None:
+        if (job := self._act(age, lambda session, claim: jobs.hand_back(session, claim, "bye"), states)) is not None:
             job.go(S.QUEUED)
 
-    @precondition(lambda self: self.claims)
-    @rule(pick=PICK)
-    def give_up(self, pick: int) -> None:
+    def _give_up(self, age: int) -> None:
         def give_up(session: Session, claim: Claim) -> None:
             jobs.give_up(session, claim, "its process died", MAX_ATTEMPTS)
 
-        if (job := self._act(pick, give_up)) is not None:
+        if (job := self._act(age, give_up)) is not None:
             job.lose_worker()
 
     # Time and the sweep --------------------------------------------------------------------------
@@ -318,39 +333,27 @@ class JobStates(RuleBasedStateMachine):
     # What always holds ---------------------------------------------------------------------------
 
     @invariant()
-    def rows_are_as_the_model_says(self) -> None:
-        with self.database.read() as session:
-            for job in self.jobs:
-                row = session.get_one(JobRecord, job.id)
-                assert (row.state, row.epoch, row.attempt, row.losses) == (
-                    job.state, job.epoch, job.attempt, job.losses
-                )  # fmt: skip
-                assert row.checkpoint == job.checkpoint
-                assert row.lease_until == (None if job.lease_until is None else pytest.approx(job.lease_until))
-                assert (row.finished_at is not None) == (job.state in jobs.DONE)
-
-    @invariant()
-    def events_tell_the_same_story(self) -> None:
-        with self.database.read() as session:
-            for job in self.jobs:
-                events = select(Event.data).where(Event.job_id == job.id, Event.kind == "state").order_by(Event.id)
-                told = [S(data["state"]) for data in session.scalars(events)]
-                assert told == job.story
-                assert all(after in jobs.TRANSITIONS[before] for before, after in zip(told, told[1:], strict=False))
-
-    @invariant()
-    def a_result_is_published_once_and_only_by_success(self) -> None:
-        with self.database.read() as session:
-            for job in self.jobs:
-                made = session.scalars(select(ModelRecord.id).where(ModelRecord.lineage_job_id == job.id)).all()
-                row = session.get_one(JobRecord, job.id)
-                assert list(made) == ([row.result_model_id] if job.state == S.SUCCEEDED else [])
-
-    @invariant()
-    def a_repeated_step_leaves_one_point(self) -> None:
-        with self.database.read() as session:
+    def rows_and_events_are_as_the_model_says(self) -> None:
+        with self.database.glance() as connection:
+            rows = {row.id: row for row in connection.execute(select(JobRecord.__table__))}
+            made = connection.execute(select(ModelRecord.lineage_job_id, ModelRecord.id)).all()
+            events = connection.execute(
+                select(Event.job_id, Event.data).where(Event.kind == "state").order_by(Event.id)
+            )
+            told = [(job_id, S(data["state"])) for job_id, data in events]
             points = select(func.count()).select_from(Metric).group_by(Metric.job_id)
-            assert set(session.scalars(points)) <= {1}
+            assert set(connection.scalars(points)) <= {1}  # a repeated step replaces what was there
+        for job in self.jobs:
+            row = rows[job.id]
+            assert (row.state, row.epoch, row.attempt, row.losses) == (job.state, job.epoch, job.attempt, job.losses)
+            assert row.lease_until == (None if job.lease_until is None else pytest.approx(job.lease_until))
+            assert row.checkpoint == job.checkpoint
+            assert (row.finished_at is not None) == (job.state in jobs.DONE)
+            results = [model_id for lineage, model_id in made if lineage == job.id]
+            assert results == ([row.result_model_id] if job.state == S.SUCCEEDED else [])
+            story = [state for job_id, state in told if job_id == job.id]
+            assert story == job.story
+            assert all(after in jobs.TRANSITIONS[before] for before, after in pairwise(story))
 
 
 def test_jobs_follow_the_model_in_any_order_of_actions(tmp_path: Path) -> None:

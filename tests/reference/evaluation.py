@@ -113,3 +113,18 @@ def paired_percentile_interval(
         return values[below] + (place - below) * (values[above] - values[below])
 
     return quantile((1 - level) / 2), quantile((1 + level) / 2)
+
+
+def of_class(predicted: Sequence[int], labels: Sequence[int], label: int) -> tuple[int, int, int]:
+    """Examples of the class, answers of the class, and answers of it that are right."""
+    right = sum(1 for guess, y in zip(predicted, labels, strict=True) if guess == y == label)
+    return list(labels).count(label), list(predicted).count(label), right
+
+
+def quantile(values: Row, share: float) -> float:
+    """Interpolated between the order statistics about the place share·(n − 1)."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

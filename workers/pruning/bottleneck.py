@@ -20,6 +20,9 @@ High means keep. Within a group this is the order of the paper's log(μ²/σ²),
 is the worth of the whole unit, as other criteria give it, so that allocations by cost divide it out again. The paper
 itself drops units with log(σ²/μ²) ≥ 0: the notes say how many these are.
 
+Under a light penalty on the distillation loss s_u is about 2/β times output_kl_fisher (gates.py). A heavier one makes
+units compete: of two that say the same, one may drown while the gate of the other grows to do the work of both.
+
 The copy runs in evaluation mode: the gates are the only noise, batch norms keep their statistics, and μ = 1, σ = 0 is
 the network as it was. What reads a unit twice and multiplies (queries and keys under one width) is gated on the first
 factor only, as in sensitivity.py; what no example changes has the noise of a batch's first example.
@@ -255,7 +258,7 @@ class Trainer:
 
 
 def trainable_copy(network: LayerGraph, reads: Reads, *, weights: bool) -> tuple[LayerGraph, Reads]:
-    """A copy of a network in evaluation mode, whose weights take gradients or do not, and the same reads in its graph."""
+    """A copy in evaluation mode, whose weights take gradients only if asked to, and the same reads in its graph."""
     copied = copy.deepcopy(network).eval()
     for weight in copied.parameters():
         weight.requires_grad_(weights and weight.is_floating_point())

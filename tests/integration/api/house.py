@@ -123,14 +123,19 @@ class House:
             for step, values in points.items():
                 jobs.report_metrics(session, self.claims[job_id], step, values)
 
-    def succeed(self, job_id: str) -> str:
+    def succeed(self, job_id: str, **files: bytes) -> str:
+        """End a job with a result; `files` are more files of it, `_` in their names for the dot."""
+        contents = {"model.safetensors": b"student weights"}
+        contents |= {name.replace("_", "."): content for name, content in files.items()}
         with self.services.database.write() as session:
             job = session.get_one(JobRecord, job_id)
-            path = self.services.settings.data_dir / "student"
-            path.write_bytes(b"student weights")
-            stored: StoredFile = self.services.storage.put(path)
+            stored: dict[str, StoredFile] = {}
+            for name, content in contents.items():
+                path = self.services.settings.data_dir / "student"
+                path.write_bytes(content)
+                stored[name] = self.services.storage.put(path)
             model_id = resources.insert_result(
-                session, job, name="student", declaration={}, facts=MODEL_FACTS, files={"model.safetensors": stored}
+                session, job, name="student", declaration={}, facts=MODEL_FACTS, files=stored
             )
             jobs.publish(session, self.claims[job_id], model_id, REPORT)
         return model_id

@@ -81,11 +81,6 @@ def test_a_wrong_field_is_pointed_at(house: House, changes: dict[str, Any], poin
     assert problem["errors"][0]["pointer"].startswith(pointer)
 
 
-def test_job_types_of_later_versions_are_not_available(house: House) -> None:
-    answer = house.ann.post("/v1/jobs", json={"type": "analyze", "model": "mdl_x", "whatever": 1})
-    assert (answer.status_code, answer.json()["code"]) == (422, "not_available")
-
-
 def test_an_unknown_type_is_told_the_known_ones(house: House) -> None:
     answer = house.ann.post("/v1/jobs", json={"type": "shrinkify"})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/type")

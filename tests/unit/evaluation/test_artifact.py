@@ -125,7 +125,7 @@ def test_the_manifest_has_hash_and_size_of_every_other_file(folder: Path) -> Non
     listed = manifest_of(folder)["files"]
     assert listed == {n: {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b)} for n, b in files.items()}
     models = {"model.safetensors", "model.pt2", "model.onnx"}
-    assert set(listed) == models | {"report.json", "learning_curve.svg", "README.md"}
+    assert set(listed) == models | {"report.json", "report.html", "learning_curve.svg", "README.md"}
 
 
 def test_the_manifest_says_what_the_model_was_made_from(folder: Path) -> None:
@@ -189,7 +189,8 @@ def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> 
     script += "; write(pathlib.Path(sys.argv[1]) / 'artifact', student())"
     environment = {**os.environ, "PYTHONHASHSEED": "99", "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment)
-    for name in ("model.safetensors", "model.pt2", "model.onnx", "learning_curve.svg", "README.md", "report.json"):
+    models = ("model.safetensors", "model.pt2", "model.onnx")
+    for name in (*models, "learning_curve.svg", "README.md", "report.json", "report.html"):
         assert (tmp_path / "artifact" / name).read_bytes() == (folder / name).read_bytes(), name
 
 

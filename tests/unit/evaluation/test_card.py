@@ -3,8 +3,8 @@ import re
 from typing import Any
 
 from service.contract.reports import Report
-from tests.unit.evaluation.reports import answers, present, report
-from workers.evaluation.card import FileFacts, Inputs, measures_table, model_card
+from tests.unit.evaluation.reports import answers, present, pruned_report, report
+from workers.evaluation.card import FileFacts, Inputs, measures_table, model_card, plain
 from workers.training.data import Scaling
 
 REPORT = report()
@@ -89,3 +89,32 @@ def test_a_graph_without_an_architecture_is_described_without_one() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert not re.search(r"\$[a-z]", card())
+
+
+def test_the_curve_is_shown_only_where_something_was_trained() -> None:
+    assert "learning_curve.svg" not in card()
+    curve = {"learning_curve.svg": FileFacts("ef" * 32, 9)}
+    assert "![Learning curve](learning_curve.svg)" in card(files={**FILES, **curve})
+
+
+def test_a_pruned_network_is_called_so_with_a_row_for_each_group_and_a_column_for_each_control() -> None:
+    text = card(pruned_report(), architecture=None)
+    assert text.startswith("# Pruned network\n")
+    assert "| `conv1` | channels | 32 | 20 | 62.5% | 5,000 | 20 | 6 |" in text
+    assert "(pruning.svg)" in text
+    assert "|  | teacher | student | l2 | random |" in text
+    assert "trained from different seeds" not in text
+    assert "removed" not in card()
+
+
+def test_the_name_of_a_layer_cannot_become_markup() -> None:
+    text = card(pruned_report(names=("a`|<script>|\n# b](http://c)", "![x](y)")), architecture=None, spec={})
+    assert "<script" not in text
+    rows = [line for line in text.splitlines() if "| channels |" in line]
+    assert [row.split("|")[1] for row in rows] == [" `a???script???? b](http://c)` ", " `?[x](y)` "]
+    assert [row.count("|") for row in rows] == [9, 9]
+
+
+def test_a_finding_that_quotes_a_name_cannot_become_markup() -> None:
+    assert plain("p < 0.001 [1, 2]") == "p < 0.001 [1, 2]"
+    assert plain("a\n# b <img src=x> `c` [d](e)") == "a # b &lt;img src=x> 'c' [d] (e)"

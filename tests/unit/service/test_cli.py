@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 from service import cli, embedded
+from service.client import Client
 from service.contract.database import Database
 from service.contract.errors import Conflict
 from service.contract.migrate import migrate
@@ -342,3 +344,41 @@ def test_a_report_without_a_control_has_no_column_for_it() -> None:
     lines = printed({**REPORT, "control": None, "control_comparison": None})
     assert "1000 examples of the test split teacher student" in lines
     assert "parameters" + " 78,666" * 2 in lines
+
+
+GROUP = {"name": "conv1", "kind": "channels", "units_before": 64, "units_after": 16, "macs_per_unit": 5000}
+STAGE = {"name": "refitting", "seconds": 4.0, "accuracy": 0.93, "kl": 0.125}
+
+
+def test_a_report_on_pruning_has_a_column_for_each_control_and_rows_for_groups_and_stages() -> None:
+    contender = {"measures": MEASURES, "comparison": COMPARISON}
+    pruned = {"control": None, "selection": None, "controls": {"l2": contender, "random": contender}}
+    lines = printed({**REPORT, **pruned, "pruning": {"groups": [GROUP]}, "stages": [STAGE, {**STAGE, "kl": None}]})
+    assert "1000 examples of the test split teacher student l2 random" in lines
+    assert "parameters" + " 78,666" * 4 in lines
+    assert "KL(teacher, it), nats" + " 0.5000 [0.4000, 0.6000]" * 3 in lines
+    assert "conv1 64 16 25.0% 5,000" in lines
+    assert "refitting 4.0 93.0% 0.1250" in lines
+    assert not any(line.startswith("The student is") for line in lines)
+
+
+def answering(handler: Callable[[httpx.Request], httpx.Response]) -> Callable[[], Client]:
+    return lambda: Client("http://stillhouse.test", "sh_key", transport=httpx.MockTransport(handler))
+
+
+def test_a_report_is_printed_as_the_page_that_the_service_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "<!DOCTYPE html>\n<p>KL(p‖q)</p>\n"
+
+    def service(request: httpx.Request) -> httpx.Response:
+        assert (request.url.path, request.headers["accept"]) == ("/v1/jobs/job_1/report", "text/html")
+        return httpx.Response(200, content=page.encode(), headers={"Content-Type": "text/html; charset=utf-8"})
+
+    monkeypatch.setattr("service.cli_jobs.connect", answering(service))
+    said = run("report", "job_1", "--html")
+    assert (said.code, said.out, said.err) == (0, page, "")
+
+
+def test_a_report_has_one_form(run: Run) -> None:
+    said = run("report", "job_1", "--html", "--json")
+    assert (said.code, said.out) == (2, "")
+    assert "exclude each other" in said.err

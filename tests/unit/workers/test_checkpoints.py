@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
+from service.contract import contents
 from service.contract.database import Database
 from service.contract.records import JobRecord, Record
 from service.contract.storage import LocalStorage, StoredFile
@@ -75,11 +76,11 @@ def test_a_file_that_is_another_jobs_checkpoint_is_not_discarded(storage: LocalS
     twin = JobRecord(id="job_0", owner="me", type="distill", spec={}, labels={}, checkpoint=record.model_dump())
     with database.write() as session:
         session.add(twin)
-    checkpoints.discard(database, storage, [*record.digests, mine.sha256])
+    contents.release(database, storage, [*record.digests, mine.sha256])
     assert all(storage.size(digest) for digest in record.digests), "the twin still resumes from them"
     assert not storage.path(mine.sha256).exists()
     with database.write() as session:
         session.execute(delete(JobRecord))
-    checkpoints.discard(database, storage, record.digests)
+    contents.release(database, storage, record.digests)
     assert not any(storage.path(digest).exists() for digest in record.digests)
     database.close()

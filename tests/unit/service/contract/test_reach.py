@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from service.contract.compatibility import check_pruning
+from service.contract.errors import Invalid
 from service.contract.prune_spec import PruneSpec
 from service.contract.reach import floor, obstacle, reachable
 from tests.unit.pruning.zoo import groups_of, layout_of, network_of
@@ -66,7 +68,18 @@ def test_floors_above_the_target_are_seen_where_the_groups_tell() -> None:
     assert reachable(spec_of(target={"macs": 0.3}, min_units=1000), facts) is False
     refusal = obstacle(spec_of(target={"macs": 0.3}, min_units=1000), facts)
     assert refusal is not None
-    assert "at least 1 are left" in refusal
+    assert "at least 1 are left. Lower min_units, keep or round_to." in refusal
+    refusal = obstacle(spec_of(target={"macs": 0.3}, round_to=16), facts)
+    assert refusal is not None
+    assert "or more, or lower min_units" in refusal
+
+
+def test_no_group_can_keep_more_units_than_it_has() -> None:
+    facts = graph_facts(network_of("resnet8"))
+    group = facts["units"]["groups"][0]
+    check_pruning(facts, {}, spec_of(keep={group["name"]: group["units"]}))
+    with pytest.raises(Invalid, match=f"has {group['units']} units and cannot keep {group['units'] + 1}"):
+        check_pruning(facts, {}, spec_of(keep={group["name"]: group["units"] + 1}))
 
 
 def test_only_a_worker_can_tell_of_a_latency() -> None:

@@ -1,0 +1,321 @@
+"""The analysis job: a model, or two, measured from the outside and the inside, and nothing made of them.
+
+    loading      the canonical inputs become a dataset and networks, whose units are found
+    outputs      each model answers the split once, and is timed
+    comparing    of two models: how far they are apart
+    layers       what the units of every group say: entropy, label information, redundancy
+    importance   what each criterion says of every unit
+    reporting    the measures, what pruning would do by them, and both in words
+
+What a stage found is kept in the checkpoint, model by model and criterion by criterion: an attempt that is
+interrupted is taken up after the last of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from service.contract import compatibility
+from service.contract.analysis import AnalysisReport, ModelAnalysis
+from service.contract.analyze_spec import AnalyzeSpec
+from service.contract.errors import Invalid
+from service.contract.reports import ByClass, ByInput, Comparison, Measures
+from service.contract.specs import Architecture
+from workers.analysis.activity import Activity, activities
+from workers.analysis.findings import find
+from workers.analysis.importance import importance, prospect
+from workers.analysis.layers import layers
+from workers.analysis.listing import Room
+from workers.attempt import Attempt
+from workers.compression import EVALUATION_BATCH, MAX_EXAMPLE_INPUTS
+from workers.evaluation.artifact import weights_size
+from workers.evaluation.by_class import by_class
+from workers.evaluation.by_input import by_input
+from workers.evaluation.comparison import compare
+from workers.evaluation.cost import measure_cost
+from workers.evaluation.evaluation import evaluate
+from workers.evaluation.latency import measure_latency
+from workers.evaluation.report import measure, ratios
+from workers.formats.datasets import load_dataset
+from workers.formats.models import load_architecture, load_as_graph, load_model
+from workers.graph.groups import Groups, find_groups
+from workers.graph.layer_graph import LayerGraph
+from workers.job import JobContext, JobReport
+from workers.material import recorded_facts
+from workers.pruning.account import CostLayout
+from workers.pruning.calibration import Calibration, drawn
+from workers.pruning.criteria import score
+from workers.pruning.reads import find_reads
+from workers.pruning.scores import Scores
+from workers.training.data import Dataset, Split
+from workers.training.determinism import deterministic
+
+MEMORY_BYTES = 2**30  # for intermediate values of measures and scores
+
+
+def stages_of(spec: AnalyzeSpec) -> tuple[str, ...]:
+    """The names of the stages, in order."""
+    config = spec.config
+    comparing = ("comparing",) if len(spec.models) > 1 else ()
+    inside = ("layers",) if config.layers else ()
+    judging = ("importance",) if config.criteria else ()
+    return ("loading", "outputs", *comparing, *inside, *judging, "reporting")
+
+
+def analyze(context: JobContext[AnalyzeSpec]) -> JobReport:
+    """Measure what a model, or two, say and hold."""
+    with deterministic(context.device):
+        return Analysis(context).run()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model under analysis."""
+
+    model: nn.Module  # on the job's device
+    architecture: Architecture | None
+    groups: Groups | None  # None where its units are not known
+    notes: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> tuple[LayerGraph, Groups] | None:
+        """The network and its groups, where it has any that are known."""
+        if not self.groups:
+            return None
+        assert isinstance(self.model, LayerGraph)  # noqa: S101  groups are those of a graph
+        return self.model, self.groups
+
+
+class Analysis(Attempt[AnalyzeSpec]):
+    """One attempt at an analysis."""
+
+    def run(self) -> JobReport:
+        """Pass through all stages."""
+        with self.course.stage("loading"):
+            self._load()
+        with self.course.stage("outputs"):
+            self.measures = {name: Measures(**plain) for name, plain in self._outputs().items()}
+        pair: dict[str, Any] = {}
+        if len(self.subjects) > 1:
+            with self.course.stage("comparing"):
+                pair = self._compared()
+        inside = self._layers()
+        judged = self._importance()
+        with self.course.stage("reporting"):
+            report = self._report(pair, inside, judged)
+        return JobReport(report.model_dump(mode="json"))
+
+    # Loading -------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        spec, inputs = self.spec, self.context.inputs
+        folders = [inputs[model] for model in spec.models]
+        facts = [recorded_facts(folder) for folder in folders]
+        compatibility.check_analysis(facts, recorded_facts(inputs[spec.dataset]), spec)
+        self.dataset: Dataset = load_dataset(inputs[spec.dataset])
+        splits: dict[str, Split | None] = {
+            "train": self.dataset.train, "validation": self.dataset.validation, "test": self.dataset.test
+        }  # fmt: skip
+        split = splits[spec.config.split]
+        if split is None:
+            raise Invalid(f"/config/split: the dataset's {spec.config.split} split is empty")
+        self.split: Split = split
+        # What pruning would be judged on, where there is such a split.
+        self.calibrated_on = spec.config.split if self.dataset.train is None else "train"
+        source = split if self.dataset.train is None else self.dataset.train
+        self.calibration: Calibration = drawn(source, spec.config.calibration.examples, spec.seed, self.context.device)
+        self.subjects = {
+            name: self._subject(folder, found) for name, folder, found in zip(spec.models, folders, facts, strict=True)
+        }
+
+    def _subject(self, folder: Path, facts: Mapping[str, Any]) -> Subject:
+        device, architecture = self.context.device, load_architecture(folder)
+        wanted = self.spec.config.layers or self.spec.config.criteria
+        if wanted and facts.get("units", ()) is not None:
+            graph = load_as_graph(folder).to(device)
+            groups = find_groups(graph)
+            return Subject(graph, architecture, groups, () if groups else ("it has no units that can be removed",))
+        notes = tuple(facts.get("notes") or ("its units are not known",)) if wanted else ()
+        for note in notes:
+            self.journal.event("warning", {"text": note})
+        return Subject(load_model(folder).to(device), architecture, None, notes)
+
+    # Outside -------------------------------------------------------------------------------------------------------
+
+    def _answers(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Logits (n, K) of each model on the split, and its labels."""
+        models = {name: subject.model for name, subject in self.subjects.items()}
+        return evaluate(models, self.split, self.context.device, EVALUATION_BATCH, self.journal)
+
+    def _outputs(self) -> dict[str, Any]:
+        done = self.course.recall("outputs")
+        if done is not None:
+            return done
+        logits, labels = self._answers()
+        device = self.context.device
+        examples, _ = self.split.batch(np.arange(min(len(self.split), MAX_EXAMPLE_INPUTS)), device)
+        models = {name: subject.model for name, subject in self.subjects.items()}
+        latencies = measure_latency(models, examples, device=device)
+        found = {
+            name: measure(
+                logits[name],
+                labels,
+                measure_cost(subject.model, self.dataset.input_shape, dtype=examples.dtype),
+                weights_size(subject.model, subject.architecture),
+                latencies[name],
+            ).model_dump(mode="json")
+            for name, subject in self.subjects.items()
+        }
+        self.course.remember("outputs", found, 0)
+        return found
+
+    def _compared(self) -> dict[str, Any]:
+        """The fields of the report on two models."""
+        done = self.course.recall("comparing")
+        if done is None:
+            logits, labels = self._answers()
+            (first, one), (second, other) = logits.items()
+            classes = self.classes()
+            saved = ratios(self.measures[second], self.measures[first])
+            told = {
+                "comparison": compare(one, other, labels, ratios=saved),
+                "by_class": None if labels is None else by_class(one, other, labels, classes),
+                "by_input": by_input(one, other, labels, classes),
+            }
+            done = {name: None if part is None else part.model_dump(mode="json") for name, part in told.items()}
+            self.course.remember("comparing", done, 0)
+        by_label = done["by_class"]
+        return {
+            "comparison": Comparison.model_validate(done["comparison"]),
+            "by_class": None if by_label is None else ByClass.model_validate(by_label),
+            "by_input": ByInput.model_validate(done["by_input"]),
+        }
+
+    # Inside --------------------------------------------------------------------------------------------------------
+
+    def _layers(self) -> dict[str, dict[str, Activity]]:
+        """Model -> group -> what its units say."""
+        if not self.spec.config.layers:
+            return {}
+        with self.course.stage("layers"):
+            return {name: self._activities(name, subject) for name, subject in self.subjects.items() if subject.graph}
+
+    def _activities(self, name: str, subject: Subject) -> dict[str, Activity]:
+        done = self.course.recall(f"layers {name}")
+        if done is not None:
+            return {group: Activity.from_plain(plain) for group, plain in done.items()}
+        assert subject.graph is not None  # noqa: S101  asked by the caller
+        network, groups = subject.graph
+        found = activities(
+            network,
+            groups,
+            find_reads(groups),
+            self.calibration,
+            bins=self.spec.config.bins,
+            seed=self.spec.seed,
+            memory_bytes=MEMORY_BYTES,
+            journal=self.journal,
+        )
+        plain = {group: dataclasses.asdict(activity) for group, activity in found.items()}
+        self.course.remember(f"layers {name}", plain, 0)
+        return found
+
+    def _importance(self) -> dict[str, tuple[Scores, ...]]:
+        """Model -> the scores of its units, by each criterion that was asked for."""
+        criteria = self.spec.config.criteria
+        if not criteria:
+            return {}
+        with self.course.stage("importance"):
+            return {
+                name: tuple(self._scores(name, subject, place) for place in range(len(criteria)))
+                for name, subject in self.subjects.items()
+                if subject.graph
+            }
+
+    def _scores(self, name: str, subject: Subject, place: int) -> Scores:
+        piece = f"importance {name} {place}"
+        done = self.course.recall(piece)
+        if done is not None:
+            return Scores(**done)
+        assert subject.graph is not None  # noqa: S101  asked by the caller
+        network, groups = subject.graph
+        found = score(
+            network,
+            groups,
+            find_reads(groups),
+            self.calibration,
+            self.spec.config.criteria[place],
+            reference=None,
+            seed=self.spec.seed,
+            memory_bytes=MEMORY_BYTES,
+            journal=self.journal,
+        )
+        for note in found.notes:
+            self.journal.event("warning", {"text": note})
+        self.course.remember(piece, dataclasses.asdict(found), 0)
+        return found
+
+    # The end -------------------------------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        pair: Mapping[str, Any],
+        inside: Mapping[str, Mapping[str, Activity]],
+        judged: Mapping[str, tuple[Scores, ...]],
+    ) -> AnalysisReport:
+        room = Room()
+        models = tuple(
+            self._model(name, subject, inside.get(name), judged.get(name, ()), room)
+            for name, subject in self.subjects.items()
+        )
+        return AnalysisReport(
+            job=self.context.job_id,
+            dataset=self.spec.dataset,
+            split=self.spec.config.split,
+            examples=len(self.split),
+            models=models,
+            environment=self.environment(),
+            stages=self.course.outcomes(),
+            findings=find(models, pair.get("comparison")),
+            **pair,
+        )
+
+    def _model(
+        self,
+        name: str,
+        subject: Subject,
+        inside: Mapping[str, Activity] | None,
+        judged: tuple[Scores, ...],
+        room: Room,
+    ) -> ModelAnalysis:
+        groups, config = subject.groups, self.spec.config
+        if not groups:
+            counts = {} if groups is None else {"groups": 0, "units": 0}
+            return ModelAnalysis(model=name, measures=self.measures[name], notes=subject.notes, **counts)
+        layout = CostLayout(groups)
+        return ModelAnalysis(
+            model=name,
+            measures=self.measures[name],
+            groups=len(groups),
+            units=sum(group.num_units for group in groups.values()),
+            layers=None
+            if inside is None
+            else layers(
+                groups,
+                inside,
+                split=self.calibrated_on,
+                examples=len(self.calibration),
+                bins=config.bins,
+                room=room,
+            ),
+            importance=tuple(
+                importance(criterion, groups, scores, prospect(groups, layout, scores), room)
+                for criterion, scores in zip(config.criteria, judged, strict=True)
+            ),
+            notes=subject.notes,
+        )
