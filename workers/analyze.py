@@ -41,6 +41,7 @@ from workers.evaluation.cost import measure_cost
 from workers.evaluation.evaluation import evaluate
 from workers.evaluation.latency import measure_latency
 from workers.evaluation.report import measure, ratios
+from workers.evaluation.uncertainty import measure_intervals
 from workers.formats.datasets import load_dataset
 from workers.formats.models import load_architecture, load_as_graph, load_model
 from workers.graph.groups import Groups, find_groups
@@ -161,6 +162,7 @@ class Analysis(Attempt[AnalyzeSpec]):
         examples, _ = self.split.batch(np.arange(min(len(self.split), MAX_EXAMPLE_INPUTS)), device)
         models = {name: subject.model for name, subject in self.subjects.items()}
         latencies = measure_latency(models, examples, device=device)
+        intervals = measure_intervals(logits, labels)
         found = {
             name: measure(
                 logits[name],
@@ -168,6 +170,7 @@ class Analysis(Attempt[AnalyzeSpec]):
                 measure_cost(subject.model, self.dataset.input_shape, dtype=examples.dtype),
                 weights_size(subject.model, subject.architecture),
                 latencies[name],
+                intervals[name],
             ).model_dump(mode="json")
             for name, subject in self.subjects.items()
         }

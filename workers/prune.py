@@ -3,7 +3,8 @@
     loading      the canonical inputs become a dataset and a graph of layers, whose units are found
     scoring      the criterion judges the units          )
     removing     those of least worth go                 ) as often as the schedule wants
-    refitting    what read them is solved for anew       )
+    refitting    what read them is solved for anew,      )
+                 or given their means as biases
     recovering   the small network is distilled from the one that the job began with (when asked for)
     controls     other criteria, and new weights, take the same way to the same cost (when asked for)
     evaluating   all models answer the held-out split, once, and are timed in alternation
@@ -39,11 +40,13 @@ from workers.graph.groups import Groups, find_groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.redrawing import redraw
 from workers.graph.surgery import remove
+from workers.graph.unit_cost import Kept
 from workers.job import JobContext, JobResult
 from workers.material import recorded_facts, selection_of
 from workers.pruning.calibration import Calibration, drawn
 from workers.pruning.criteria import score
-from workers.pruning.pruned import Pruned
+from workers.pruning.folding import fold_means
+from workers.pruning.pruned import Pruned, carry_weights
 from workers.pruning.reads import find_reads
 from workers.pruning.refit import refit
 from workers.pruning.schedule import Judgement, Outcome, prune
@@ -67,7 +70,7 @@ CONTROLS: Mapping[str, Criterion] = {
 def stages_of(spec: PruneSpec) -> tuple[str, ...]:
     """The names of the stages, in order; those of a schedule in steps come again and again."""
     config = spec.config
-    refitting = () if config.refit is None else ("refitting",)
+    refitting = () if config.refit is None and not config.fold_means else ("refitting",)
     recovering = () if config.recovery is None else ("recovering",)
     controls = ("controls",) if config.controls else ()
     steps = ("scoring", "removing", *refitting)
@@ -159,7 +162,7 @@ class Pruning(Compression[PruneSpec]):
             config,
             score=self._criterion(config),
             judge=lambda network: self._judge(network, taught),
-            refit=None if config.refit is None else self._refitter(config.refit),
+            refit=self._repair(config),
             journal=self.journal,
             stopwatch=self._stopwatch(),
             save=lambda state: self.course.save(name, {**state, "on_the_way": self.on_the_way}),
@@ -220,10 +223,27 @@ class Pruning(Compression[PruneSpec]):
         """The teacher's logits on the calibration inputs, (N, K)."""
         return torch.cat([self.teacher(batch.x) for batch in calibration.batches(EVALUATION_BATCH)])
 
+    def _repair(self, config: PruneConfig) -> Any:
+        """What mends a network whose units went: the refit, or else folded means; None where neither is wanted."""
+        if config.refit is not None:
+            return self._refitter(config.refit)
+        return self._folder(config.calibration.examples) if config.fold_means else None
+
+    def _folder(self, examples: int) -> Any:
+        calibration = self._calibration(examples)
+
+        def fold(teacher: LayerGraph, student: LayerGraph, groups: Groups, kept: Kept) -> dict[str, Any]:
+            # From the teacher's own weights, since means of earlier steps may have been folded in already.
+            carry_weights(teacher, student, groups.reading.ledger.slots, np.ones_like(kept), kept)
+            left = fold_means(teacher, student, groups, kept, calibration, self.journal)
+            return {"folded_means": True, "layers_without_a_bias": list(left)}
+
+        return fold
+
     def _refitter(self, options: Refit) -> Any:
         calibration = self._calibration(options.examples)
 
-        def repair(teacher: LayerGraph, student: LayerGraph, groups: Groups, kept: Any) -> Any:
+        def repair(teacher: LayerGraph, student: LayerGraph, groups: Groups, kept: Kept) -> Any:
             return refit(
                 teacher,
                 student,

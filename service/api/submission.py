@@ -179,7 +179,7 @@ def _doubts(spec: PruneSpec) -> tuple[str, ...]:
         found.append("output_entropy, marginal: close to log K on balanced data whatever goes; it sees little")
     if not CRITERIA[criterion.name].comparable and config.allocation not in ("uniform", "isomorphic"):
         found.append(f"{criterion.name} reads one layer alone and is ranked within it: every group loses its share")
-    if config.refit is None and config.recovery is None:
+    if config.refit is None and config.recovery is None and not config.fold_means:
         found.append("neither refit nor recovery: the network stays as the removal leaves it")
     if config.recovery is not None:
         found += config.recovery.objective.doubts(config.recovery.training.epochs)

@@ -140,6 +140,10 @@ class PruneConfig(Frozen):
     )
     calibration: CalibrationOptions = Field(default_factory=CalibrationOptions)
     refit: Refit | None = Field(default_factory=Refit)
+    fold_means: bool = Field(
+        default=True,
+        description="Without a refit: what removed units said on average becomes part of their readers' biases.",
+    )
     recovery: Recovery | None = None
     controls: tuple[Literal["random", "l2", "taylor", "scratch"], ...] = Field(
         (),

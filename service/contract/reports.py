@@ -53,6 +53,12 @@ class Measures(_Data):
         None, description="I(Y;Ŷ) from the confusion matrix, Miller–Madow; may be slightly negative."
     )
     calibration_error: float | None = Field(None, description="Expected calibration error, equal-mass bins.")
+    intervals: dict[str, Interval] = Field(
+        default_factory=dict,
+        description="By name, of nll, predictive_entropy, marginal_entropy, claimed_information, label_information and "
+        "calibration_error, from resamples that all models share. Those of the mean output (marginal_entropy, "
+        "claimed_information) are left out for very many classes or examples.",
+    )
     reliability: tuple[ReliabilityBin, ...] = ()
     parameters: int
     macs: int = Field(description="Multiply-accumulates for one example.")

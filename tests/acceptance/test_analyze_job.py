@@ -18,8 +18,8 @@ Json = dict[str, Any]
 
 def stillhouse(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     given = {"STILLHOUSE_URL": stack.url, "STILLHOUSE_API_KEY": stack.api_key, "COLUMNS": "250"}
-    return subprocess.run(  # noqa: S603  our own command
-        [STILLHOUSE, *arguments], env=os.environ | given, capture_output=True, text=True, timeout=240, check=False
+    return subprocess.run(
+        [*STILLHOUSE, *arguments], env=os.environ | given, capture_output=True, text=True, timeout=240, check=False
     )
 
 

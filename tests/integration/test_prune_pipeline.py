@@ -148,7 +148,7 @@ def test_the_artifact_verifies_and_is_a_model_like_any_other(
         {"criterion": {"mode": "exact", "ablation": "mean"}, "schedule": {"name": "iterative", "step": 0.4}},
         {"criterion": {"mode": "screened"}, "schedule": {"step": 0.4}, "allocation": "best"},
         {"criterion": {"name": "information_drop"}, "schedule": {"step": 0.5}},
-        {"criterion": {"name": "output_entropy"}, "schedule": {"name": "one_shot"}, "refit": None},
+        {"criterion": {"name": "output_entropy"}, "schedule": {"name": "one_shot"}, "refit": None, "fold_means": False},
         {"criterion": {"name": "activation_entropy"}, "schedule": {"step": 0.5}},
         {"criterion": {"name": "label_information"}, "schedule": {"step": 0.5}},
         {"criterion": {"name": "information_bottleneck", "epochs": 5}, "schedule": {"step": 0.5}},
@@ -170,6 +170,27 @@ def test_every_criterion_and_schedule_goes_the_whole_way(
     warnings = [data["text"] for kind, data in journal.events if kind == "warning"]
     literal = config.get("criterion", {}).get("name") == "output_entropy"
     assert any("useful units come out negative" in text for text in warnings) == literal
+
+
+def test_folded_means_are_better_than_nothing_and_do_not_add_up(inputs: dict[str, Path], tmp_path: Path) -> None:
+    found = {
+        (schedule, fold): prune_all(
+            spec_of(
+                target={"macs": 0.7},
+                criterion={"ablation": "mean"},
+                schedule={"name": schedule},
+                refit=None,
+                fold_means=fold,
+            ),
+            inputs,
+            tmp_path / f"{schedule}-{fold}",
+            UntilEvaluation(),
+        )["steps"]
+        for schedule in ("one_shot", "interleaved")
+        for fold in (True, False)
+    }
+    for schedule in ("one_shot", "interleaved"):
+        assert found[schedule, True][-1]["kl"] < 0.8 * found[schedule, False][-1]["kl"]
 
 
 def test_a_limit_stops_the_search_at_the_last_network_that_holds(inputs: dict[str, Path], tmp_path: Path) -> None:

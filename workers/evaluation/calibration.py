@@ -27,10 +27,7 @@ def reliability(logits: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> tup
     """Equal-mass bins of logits (n, K) and labels (n,), from the least to the most confident; at most `num_bins`."""
     confidence = logits.double().softmax(1).amax(1)
     right = correct(logits, labels).double()
-    ordered = confidence.sort().values
-    firsts = torch.tensor([len(ordered) * index // num_bins for index in range(1, num_bins)], dtype=torch.int64)
-    # Searching by value, not by rank, puts equal confidences into one bin.
-    bins = torch.searchsorted(ordered[firsts], confidence, right=True)
+    bins = bins_of(logits, num_bins)
     sizes = torch.bincount(bins, minlength=num_bins)
     confidences = torch.bincount(bins, weights=confidence, minlength=num_bins) / sizes
     accuracies = torch.bincount(bins, weights=right, minlength=num_bins) / sizes
@@ -40,6 +37,15 @@ def reliability(logits: Tensor, labels: Tensor, num_bins: int = NUM_BINS) -> tup
         for mean_confidence, share, size in columns
         if size > 0
     )
+
+
+def bins_of(logits: Tensor, num_bins: int = NUM_BINS) -> Tensor:
+    """The bin of each example of logits (n, K), (n,) int64; some bins may be empty."""
+    confidence = logits.double().softmax(1).amax(1)
+    ordered = confidence.sort().values
+    firsts = torch.tensor([len(ordered) * index // num_bins for index in range(1, num_bins)], dtype=torch.int64)
+    # Searching by value, not by rank, puts equal confidences into one bin.
+    return torch.searchsorted(ordered[firsts], confidence, right=True)
 
 
 def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:

@@ -38,7 +38,7 @@ def _figure(figure: Figure | None, name: str, label: str, caption: str) -> Marku
     """A figure with its caption; nothing where there is no figure. `name` and `label` are ours, never a user's."""
     if figure is None:
         return Markup("")
-    picture = Markup(inlined(svg_of(figure, label), name, escaped(label)))
+    picture = element("div", Markup(inlined(svg_of(figure, label), name, escaped(label))), class_="wide")
     return element("figure", picture, element("figcaption", caption))
 
 

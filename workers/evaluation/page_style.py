@@ -34,6 +34,9 @@ pre { font-size: .78rem; line-height: 1.4; background: #f6f6f6; border: 1px soli
   white-space: pre-wrap; overflow-wrap: anywhere; }
 details summary { cursor: pointer; font-weight: 500; margin: .5rem 0; }
 footer { margin-top: 3rem; font-size: .82rem; color: #4a4a4a; }
+@media screen and (max-width: 46rem) {
+  figure svg { width: 42rem; max-width: none; }
+}
 @media print {
   @page { size: A4; margin: 14mm 12mm; }
   body { max-width: none; padding: 0; font-size: 9.5pt; }
@@ -46,6 +49,7 @@ footer { margin-top: 3rem; font-size: .82rem; color: #4a4a4a; }
   th, td { padding: .12rem .45rem .12rem 0; }
   tbody th { min-width: 4.5rem; }
   pre { font-size: 7pt; }
+  figcaption { font-size: 8.5pt; }
   td img { width: 2.2rem; height: 2.2rem; }
   details::details-content { content-visibility: visible; block-size: auto; }
   a { color: inherit; text-decoration: none; }

@@ -13,6 +13,7 @@ from torch import Tensor
 from service.contract.reports import (
     Contender,
     Environment,
+    Interval,
     Latency,
     Measures,
     Pruning,
@@ -27,6 +28,7 @@ from workers.evaluation.comparison import Ratios, advantage_over_each, compare_e
 from workers.evaluation.cost import Cost
 from workers.evaluation.findings import find
 from workers.evaluation.quality import accuracy, label_information, negative_log_likelihood, output_information
+from workers.evaluation.uncertainty import measure_intervals
 
 
 def build_report(
@@ -50,8 +52,10 @@ def build_report(
     its classes, where it has any.
     """
     roles = [role for role in logits if role != "other"]
+    intervals = measure_intervals({role: logits[role] for role in roles}, labels)
     measures = {
-        role: measure(logits[role], labels, costs[role], bytes_on_disk[role], latencies[role]) for role in roles
+        role: measure(logits[role], labels, costs[role], bytes_on_disk[role], latencies[role], intervals[role])
+        for role in roles
     }
     teacher, student = logits["teacher"], logits["student"]
     compared = {role: logits[role] for role in roles if role != "teacher"}
@@ -85,7 +89,12 @@ def build_report(
 
 
 def measure(
-    logits: Tensor, labels: Tensor | None, cost: Cost, bytes_on_disk: int, latency: tuple[Latency, ...]
+    logits: Tensor,
+    labels: Tensor | None,
+    cost: Cost,
+    bytes_on_disk: int,
+    latency: tuple[Latency, ...],
+    intervals: Mapping[str, Interval],
 ) -> Measures:
     """One model's column of the report, from its logits (n, K)."""
     return Measures(
@@ -95,6 +104,7 @@ def measure(
         macs=cost.macs,
         bytes=bytes_on_disk,
         latency=latency,
+        intervals=dict(intervals),
     )
 
 

@@ -34,11 +34,11 @@ def measures(report: Report) -> Table:
     return ["", *columns], [row for row in rows if any(row[1:])]
 
 
-def percent(interval: Interval | None) -> str:
-    """A share with its interval."""
-    if interval is None:
-        return ""
-    return f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+def percent(share: float | Interval | None) -> str:
+    """A share, with its interval where it has one."""
+    if not isinstance(share, Interval):
+        return "" if share is None else f"{share:.1%}"
+    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
 
 
 def nats(value: float | Interval | None) -> str:
@@ -68,12 +68,12 @@ def without_empty(header: list[str], rows: Rows) -> Table:
 
 MEASURED: dict[str, Callable[[Measures], str]] = {
     "accuracy": lambda m: percent(m.accuracy),
-    "negative log-likelihood": lambda m: nats(m.nll),
-    "predictive entropy E H(p)": lambda m: nats(m.predictive_entropy),
-    "marginal entropy H(p̄)": lambda m: nats(m.marginal_entropy),
-    "claimed information I(X;Ŷ)": lambda m: nats(m.claimed_information),
-    "label information I(Y;Ŷ)": lambda m: nats(m.label_information),
-    "calibration error": lambda m: "" if m.calibration_error is None else f"{m.calibration_error:.1%}",
+    "negative log-likelihood": lambda m: nats(m.intervals.get("nll", m.nll)),
+    "predictive entropy E H(p)": lambda m: nats(m.intervals.get("predictive_entropy", m.predictive_entropy)),
+    "marginal entropy H(p̄)": lambda m: nats(m.intervals.get("marginal_entropy", m.marginal_entropy)),
+    "claimed information I(X;Ŷ)": lambda m: nats(m.intervals.get("claimed_information", m.claimed_information)),
+    "label information I(Y;Ŷ)": lambda m: nats(m.intervals.get("label_information", m.label_information)),
+    "calibration error": lambda m: percent(m.intervals.get("calibration_error", m.calibration_error)),
     "parameters": lambda m: f"{m.parameters:,}",
     "MACs per example": lambda m: f"{m.macs:,}",
     "bytes on disk": lambda m: f"{m.bytes:,}",
