@@ -7,6 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DATA ?= stillhouse-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
+TEST_PROCESSES ?= 2
 BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups architectures
 
 .PHONY: setup demo serve test lint format types imports tests bench clean
@@ -42,8 +43,8 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-tests: setup
-	$(BIN)/python -m pytest
+tests: setup # one thread each, so that processes do not get in each other's way
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 bench: setup ## every benchmark, one after the other
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -36,7 +36,8 @@ def print_analysis(console: "Console", report: Json) -> None:
     environment = report["environment"]
     console.print(
         f"Intervals are 95%. Measured on {environment['device']} with {environment['threads']} threads in "
-        f"{environment['precision']}. R² is linear, of the middle unit; chance is what unrelated units would show.",
+        f"{environment['precision']}. Of the units of a group: the median entropy and R² (linear), the mean label "
+        "information; chance is what unrelated units would show.",
         highlight=False,
     )
     for finding in report["findings"]:
@@ -75,7 +76,7 @@ def group_rows(model: Json) -> list[list[str]]:
             counted(group["dead"]),
             counted(group["macs_per_unit"]),
             middle(group["entropy"]),
-            beside(middle(group["label_information"]), group["label_information_chance"]),
+            beside(average(group["label_information"]), group["label_information_chance"]),
             beside(*explained(group)),
             would_go(group["name"], judged),
         ]
@@ -92,6 +93,11 @@ def explained(group: Json) -> tuple[str, float | None]:
 def middle(values: Json | None) -> str:
     """Return the median of a quantity over the units of a group."""
     return number(None if values is None else values["quantiles"]["50"])
+
+
+def average(values: Json | None) -> str:
+    """Return the mean of a quantity over the units of a group."""
+    return number(None if values is None else values["mean"])
 
 
 def beside(value: str, chance: float | None) -> str:

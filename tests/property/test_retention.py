@@ -14,7 +14,14 @@ from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import delete, insert, select
 
 from service.contract import contents, jobs, resources, retention
@@ -84,6 +91,13 @@ class Histories(RuleBasedStateMachine):
     def _let_go(self, digests: list[str], crashes: bool) -> None:
         if not crashes:
             contents.release(self.database, self.storage, digests)
+
+    @initialize()
+    def one_job_runs(self) -> None:
+        self.upload("a")
+        self.register(0)
+        self.submit(0, "key")
+        self.begin(0)
 
     # Users ---------------------------------------------------------------------------------------
 
@@ -176,7 +190,7 @@ class Histories(RuleBasedStateMachine):
                 assert job.claim is not None
                 jobs.start(session, job.claim)
 
-    @rule(pick=PICK, text=TEXT)
+    @rule(pick=PICK, text=st.sampled_from("vwxyz"))
     def checkpoint(self, pick: int, text: str) -> None:
         for job in self._some(pick, running=True):
             made = self._put(text)
@@ -220,9 +234,11 @@ class Histories(RuleBasedStateMachine):
 
     # Time ----------------------------------------------------------------------------------------
 
-    @rule(hours=st.sampled_from([1, 12, 30, 24 * 8, 24 * 31]))
-    def wait(self, hours: int) -> None:
+    @rule(hours=st.sampled_from([1, 12, 30, 24 * 5, 24 * 8, 24 * 31]), retains=st.booleans())
+    def wait(self, hours: int, retains: bool) -> None:
         self.clock.now += hours * HOUR + 1
+        if retains:
+            self.retain()
 
     @rule()
     def retain(self) -> None:

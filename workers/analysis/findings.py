@@ -76,8 +76,7 @@ def inside(name: str, layers: Layers) -> Iterator[Finding]:
         chance = group.label_information_chance or 0.0
         yield Finding(
             text=f"{name}: single units of {', '.join(each.name for each in silent[:3])} tell no more of the label "
-            f"than chance ({group.label_information.mean:.3g} nats, {chance:.3g} by chance); what they say, they say "
-            "together.",
+            f"than chance gives ({group.label_information.mean:.3g} nats on average, {chance:.3g} by chance).",
             numbers={"label_information": group.label_information.mean, "chance": chance},
         )
 
