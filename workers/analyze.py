@@ -12,17 +12,20 @@ interrupted is taken up after the last of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from service.contract import compatibility
 from service.contract.analysis import AnalysisReport, ModelAnalysis
 from service.contract.analyze_spec import AnalyzeSpec
+from service.contract.criteria import CriterionOptions
 from service.contract.errors import Invalid
 from service.contract.reports import ByClass, ByInput, Comparison, Measures
 from service.contract.specs import Architecture
@@ -92,19 +95,28 @@ class Subject:
         return self.model, self.groups
 
 
+Part = TypeVar("Part", bound=BaseModel)
+Answers = tuple[dict[str, Tensor], Tensor | None]
+
+
 class Analysis(Attempt[AnalyzeSpec]):
     """One attempt at an analysis."""
+
+    answers: Answers | None = None  # of the models on the split, as long as they are needed
+    num_pieces = 0  # of work, that are complete
 
     def run(self) -> JobReport:
         """Pass through all stages."""
         with self.course.stage("loading"):
             self._load()
         with self.course.stage("outputs"):
-            self.measures = {name: Measures(**plain) for name, plain in self._outputs().items()}
+            found = self._piece("outputs", self._outputs)
+            self.measures = {name: Measures.model_validate(plain) for name, plain in found.items()}
         pair: dict[str, Any] = {}
         if len(self.subjects) > 1:
             with self.course.stage("comparing"):
-                pair = self._compared()
+                pair = self._piece("comparing", self._compared)
+        self.answers = None
         inside = self._layers()
         judged = self._importance()
         with self.course.stage("reporting"):
@@ -148,22 +160,31 @@ class Analysis(Attempt[AnalyzeSpec]):
 
     # Outside -------------------------------------------------------------------------------------------------------
 
-    def _answers(self) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _answers(self) -> Answers:
         """Logits (n, K) of each model on the split, and its labels."""
-        models = {name: subject.model for name, subject in self.subjects.items()}
-        return evaluate(models, self.split, self.context.device, EVALUATION_BATCH, self.journal)
+        if self.answers is None:
+            models = {name: subject.model for name, subject in self.subjects.items()}
+            self.answers = evaluate(models, self.split, self.context.device, EVALUATION_BATCH, self.journal)
+        return self.answers
+
+    def _piece(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a piece of work left behind, as plain data: from the checkpoint, or made now and kept there."""
+        done = self.course.recall(name)
+        self.num_pieces += 1
+        if done is None:
+            done = make()
+            self.course.remember(name, done, self.num_pieces)
+        return done
 
     def _outputs(self) -> dict[str, Any]:
-        done = self.course.recall("outputs")
-        if done is not None:
-            return done
+        """Model -> its measures."""
         logits, labels = self._answers()
         device = self.context.device
         examples, _ = self.split.batch(np.arange(min(len(self.split), MAX_EXAMPLE_INPUTS)), device)
         models = {name: subject.model for name, subject in self.subjects.items()}
         latencies = measure_latency(models, examples, device=device)
         intervals = measure_intervals(logits, labels)
-        found = {
+        return {
             name: measure(
                 logits[name],
                 labels,
@@ -174,29 +195,18 @@ class Analysis(Attempt[AnalyzeSpec]):
             ).model_dump(mode="json")
             for name, subject in self.subjects.items()
         }
-        self.course.remember("outputs", found, 0)
-        return found
 
     def _compared(self) -> dict[str, Any]:
-        """The fields of the report on two models."""
-        done = self.course.recall("comparing")
-        if done is None:
-            logits, labels = self._answers()
-            (first, one), (second, other) = logits.items()
-            classes = self.classes()
-            saved = ratios(self.measures[second], self.measures[first])
-            told = {
-                "comparison": compare(one, other, labels, ratios=saved),
-                "by_class": None if labels is None else by_class(one, other, labels, classes),
-                "by_input": by_input(one, other, labels, classes),
-            }
-            done = {name: None if part is None else part.model_dump(mode="json") for name, part in told.items()}
-            self.course.remember("comparing", done, 0)
-        by_label = done["by_class"]
+        """The fields of the report on two models; by_class is null without labels."""
+        logits, labels = self._answers()
+        (first, one), (second, other) = logits.items()
+        classes = self.classes()
+        saved = ratios(self.measures[second], self.measures[first])
+        by_label = None if labels is None else by_class(one, other, labels, classes)
         return {
-            "comparison": Comparison.model_validate(done["comparison"]),
-            "by_class": None if by_label is None else ByClass.model_validate(by_label),
-            "by_input": ByInput.model_validate(done["by_input"]),
+            "comparison": compare(one, other, labels, ratios=saved).model_dump(mode="json"),
+            "by_class": None if by_label is None else by_label.model_dump(mode="json"),
+            "by_input": by_input(one, other, labels, classes).model_dump(mode="json"),
         }
 
     # Inside --------------------------------------------------------------------------------------------------------
@@ -206,14 +216,17 @@ class Analysis(Attempt[AnalyzeSpec]):
         if not self.spec.config.layers:
             return {}
         with self.course.stage("layers"):
-            return {name: self._activities(name, subject) for name, subject in self.subjects.items() if subject.graph}
+            found = {
+                name: self._piece(f"layers {name}", partial(self._activities, *subject.graph))
+                for name, subject in self.subjects.items()
+                if subject.graph
+            }
+        return {
+            name: {group: Activity.from_plain(plain) for group, plain in groups.items()}
+            for name, groups in found.items()
+        }
 
-    def _activities(self, name: str, subject: Subject) -> dict[str, Activity]:
-        done = self.course.recall(f"layers {name}")
-        if done is not None:
-            return {group: Activity.from_plain(plain) for group, plain in done.items()}
-        assert subject.graph is not None  # noqa: S101  asked by the caller
-        network, groups = subject.graph
+    def _activities(self, network: LayerGraph, groups: Groups) -> dict[str, Any]:
         found = activities(
             network,
             groups,
@@ -224,9 +237,7 @@ class Analysis(Attempt[AnalyzeSpec]):
             memory_bytes=MEMORY_BYTES,
             journal=self.journal,
         )
-        plain = {group: dataclasses.asdict(activity) for group, activity in found.items()}
-        self.course.remember(f"layers {name}", plain, 0)
-        return found
+        return {group: dataclasses.asdict(activity) for group, activity in found.items()}
 
     def _importance(self) -> dict[str, tuple[Scores, ...]]:
         """Model -> the scores of its units, by each criterion that was asked for."""
@@ -235,24 +246,23 @@ class Analysis(Attempt[AnalyzeSpec]):
             return {}
         with self.course.stage("importance"):
             return {
-                name: tuple(self._scores(name, subject, place) for place in range(len(criteria)))
+                name: tuple(
+                    Scores(
+                        **self._piece(f"importance {name} {place}", partial(self._scores, *subject.graph, criterion))
+                    )
+                    for place, criterion in enumerate(criteria)
+                )
                 for name, subject in self.subjects.items()
                 if subject.graph
             }
 
-    def _scores(self, name: str, subject: Subject, place: int) -> Scores:
-        piece = f"importance {name} {place}"
-        done = self.course.recall(piece)
-        if done is not None:
-            return Scores(**done)
-        assert subject.graph is not None  # noqa: S101  asked by the caller
-        network, groups = subject.graph
+    def _scores(self, network: LayerGraph, groups: Groups, criterion: CriterionOptions) -> dict[str, Any]:
         found = score(
             network,
             groups,
             find_reads(groups),
             self.calibration,
-            self.spec.config.criteria[place],
+            criterion,
             reference=None,
             seed=self.spec.seed,
             memory_bytes=MEMORY_BYTES,
@@ -260,8 +270,7 @@ class Analysis(Attempt[AnalyzeSpec]):
         )
         for note in found.notes:
             self.journal.event("warning", {"text": note})
-        self.course.remember(piece, dataclasses.asdict(found), 0)
-        return found
+        return dataclasses.asdict(found)
 
     # The end -------------------------------------------------------------------------------------------------------
 
@@ -272,6 +281,7 @@ class Analysis(Attempt[AnalyzeSpec]):
         judged: Mapping[str, tuple[Scores, ...]],
     ) -> AnalysisReport:
         room = Room()
+        comparison = optional(Comparison, pair.get("comparison"))
         models = tuple(
             self._model(name, subject, inside.get(name), judged.get(name, ()), room)
             for name, subject in self.subjects.items()
@@ -284,8 +294,10 @@ class Analysis(Attempt[AnalyzeSpec]):
             models=models,
             environment=self.environment(),
             stages=self.course.outcomes(),
-            findings=find(models, pair.get("comparison")),
-            **pair,
+            findings=find(models, comparison),
+            comparison=comparison,
+            by_class=optional(ByClass, pair.get("by_class")),
+            by_input=optional(ByInput, pair.get("by_input")),
         )
 
     def _model(
@@ -322,3 +334,8 @@ class Analysis(Attempt[AnalyzeSpec]):
             ),
             notes=subject.notes,
         )
+
+
+def optional(kind: type[Part], plain: Any) -> Part | None:
+    """A part of the report from plain data, where there is one."""
+    return None if plain is None else kind.model_validate(plain)

@@ -2,6 +2,7 @@
 
     loading      the canonical inputs become a dataset, a teacher and an untrained student
     teacher      the teacher's logits are computed once for every split that training looks at
+    shrinking    a student that is its teacher, smaller, is pruned and refitted (when asked for)
     training     the student learns from them
     control      the same student, from the same seed, learns from the labels alone (when asked for)
     evaluating   all models answer the held-out split, once, and are timed in alternation
@@ -16,15 +17,18 @@ from collections.abc import Mapping
 from torch import nn
 
 from service.contract import compatibility
+from service.contract.prune_spec import PruneConfig, Target
 from service.contract.reports import Report
-from service.contract.specs import Architecture, DistillSpec, ModelStudent
+from service.contract.specs import Architecture, DistillSpec, ModelStudent, ShrunkStudent
 from workers.compression import EVALUATION_BATCH, Compression
 from workers.distillation.objectives import labels_only, objective
 from workers.distillation.teacher import Logits, teacher_logits
 from workers.formats.datasets import load_dataset
-from workers.formats.models import load_architecture, load_model
+from workers.formats.models import load_architecture, load_as_graph, load_model
 from workers.job import JobContext, JobResult
 from workers.material import built, recorded_facts, redrawn, selection_of, student_architecture
+from workers.pruner import Pruner
+from workers.pruning.pruned import Pruned
 from workers.training.data import Split
 from workers.training.learner import Loss
 from workers.training.loop import train
@@ -34,7 +38,8 @@ from workers.training.outcome import State, TrainingOutcome
 def stages_of(spec: DistillSpec) -> tuple[str, ...]:
     """The names of the stages, in order."""
     control = ("control",) if spec.config.control else ()
-    return ("loading", "teacher", "training", *control, "evaluating", "exporting", "verifying")
+    shrinking = ("shrinking",) if isinstance(spec.student, ShrunkStudent) else ()
+    return ("loading", *shrinking, "teacher", "training", *control, "evaluating", "exporting", "verifying")
 
 
 def distill(context: JobContext[DistillSpec]) -> JobResult:
@@ -45,10 +50,16 @@ def distill(context: JobContext[DistillSpec]) -> JobResult:
 class Distillation(Compression[DistillSpec]):
     """One attempt at a distillation."""
 
+    shrunk: Pruned | None = None  # the student before its training, where it is the teacher, smaller
+
     def run(self) -> JobResult:
         """Pass through all stages."""
         with self.course.stage("loading"):
             self._load()
+        if isinstance(self.spec.student, ShrunkStudent):
+            self.shrunk = self._shrunk(self.spec.student)
+        else:
+            self.new_student()  # what cannot be built is told before the teacher runs
         with self.course.stage("teacher"):
             logits = {} if self.course.recall("student") else self._teacher_logits()
         with self.course.stage("training"):
@@ -65,8 +76,7 @@ class Distillation(Compression[DistillSpec]):
             folder, without_onnx = self.exported()
         with self.course.stage("verifying"):
             report = self.documented(folder, report, without_onnx, self._history(), self._lineage())
-        what = self.spec.student.model if isinstance(self.spec.student, ModelStudent) else "student"
-        made = what if self.architecture is None else self.architecture.name
+        made = self._made_of()
         return self.result(folder, report, f"{made} distilled from {self.spec.teacher}")
 
     def _load(self) -> None:
@@ -78,10 +88,19 @@ class Distillation(Compression[DistillSpec]):
         self.dataset = load_dataset(inputs[spec.dataset])
         self.teacher = load_model(inputs[spec.teacher])
         self.architecture = student_architecture(spec, inputs)
-        self.new_student()  # what cannot be built is told before the teacher runs
+
+    def _shrunk(self, student: ShrunkStudent) -> Pruned:
+        """The teacher's own graph, pruned and refitted."""
+        config = PruneConfig(target=Target(**student.shrink))
+        graph = load_as_graph(self.context.inputs[self.spec.teacher]).to(self.context.device)
+        spared = max(config.calibration.examples, 0 if config.refit is None else config.refit.examples)
+        pruner = Pruner(self.context, self.course, graph, self.dataset, spared)
+        return pruner.run("shrunk", config, stage="shrinking").outcome.pruned
 
     def new_student(self) -> nn.Module:
         """The student before its training, always with the same weights."""
+        if self.shrunk is not None:
+            return self.shrunk.copy().network.cpu()
         spec, seed = self.spec.student, self.context.seed
         if isinstance(spec, ModelStudent) and (self.architecture is None or not spec.reset):
             model = load_model(self.context.inputs[spec.model])
@@ -143,6 +162,14 @@ class Distillation(Compression[DistillSpec]):
         architectures["teacher"] = load_architecture(self.context.inputs[self.spec.teacher])
         other = None if selection.other is None else self._with_state(self.student.state(selection.other))
         return self.evaluated(models, architectures, other=other, selection=selection)
+
+    def _made_of(self) -> str:
+        student = self.spec.student
+        if isinstance(student, ShrunkStudent):
+            return f"{self.spec.teacher} shrunk and"
+        if isinstance(student, ModelStudent) and self.architecture is None:
+            return student.model
+        return "student" if self.architecture is None else self.architecture.name
 
     def _history(self) -> dict[str, tuple[dict[str, float], ...]]:
         control = {} if self.control is None else {"control": self.control.history}

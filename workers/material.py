@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from service.contract import compatibility
-from service.contract.errors import FieldError, Invalid, NotAvailable
+from service.contract.errors import FieldError, Invalid
 from service.contract.reports import Selection
 from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, ModelStudent
 from workers.formats.models import load_architecture
@@ -29,14 +29,11 @@ def recorded_facts(folder: Path) -> dict[str, Any]:
 
 
 def student_architecture(spec: DistillSpec, inputs: Mapping[str, Path]) -> Architecture | None:
-    """The student's architecture, None for a graph; what it leaves out is the teacher's. Raises NotAvailable."""
+    """The student's architecture, None for a graph; what it leaves out is the teacher's."""
     student = spec.student
     if isinstance(student, ArchitectureStudent):
         return compatibility.completed(student.architecture, recorded_facts(inputs[spec.teacher]))
-    if isinstance(student, ModelStudent):
-        return load_architecture(inputs[student.model])
-    wrong = FieldError(pointer="/student/shrink", detail="shrunk students are not available in this version")
-    raise NotAvailable("students by shrinking are not available; name an architecture or a model", errors=(wrong,))
+    return load_architecture(inputs[student.model]) if isinstance(student, ModelStudent) else None
 
 
 def built(architecture: Architecture, seed: int) -> nn.Module:

@@ -24,6 +24,7 @@ class Reach:
 
     reachable: bool | None = True  # None where only a worker can tell
     obstacle: str | None = None
+    pointer: str = ""  # to what asks for it
     floor: dict[str, float] | None = None
     pinned: tuple[str, ...] = ()
 
@@ -68,8 +69,6 @@ def _architecture_of(model: ModelRecord | DatasetRecord) -> Architecture | None:
 
 def _completed(spec: DistillSpec, teacher: ModelRecord | DatasetRecord) -> DistillSpec:
     """Fill in what the student takes over from its teacher."""
-    if isinstance(spec.student, ShrunkStudent):
-        raise _at("/student/shrink", "students shrunk from their teacher come with a later version", True)
     if not isinstance(spec.student, ArchitectureStudent):
         return spec
     declared = spec.student.architecture.completed(_architecture_of(teacher))
@@ -125,14 +124,20 @@ def _resolve(session: Session, caller: Caller, spec: DistillSpec) -> Resolved:
     _check_declared(spec, teacher)
     facts = [None if row is None else row.facts for row in (teacher, dataset, student)]
     compatibility.check(facts[0] or {}, facts[1] or {}, spec, facts[2])
-    return Resolved(spec, _warnings(spec), _settled(inputs))
+    found = Reach()
+    if isinstance(spec.student, ShrunkStudent):
+        config = {"target": dict(spec.student.shrink)}
+        shrinking = PruneSpec.model_validate(
+            {"type": "prune", "model": spec.teacher, "dataset": spec.dataset, "config": config}
+        )
+        found = _reach(shrinking, facts[0] or {}, "/student/shrink")
+    return Resolved(spec, _warnings(spec), _settled(inputs), found)
 
 
 def demand_reach(resolved: Resolved) -> None:
     """Raise Invalid where the target cannot be met, by what is known of the model."""
-    if resolved.reach.obstacle is not None and isinstance(resolved.spec, PruneSpec):
-        asked = resolved.spec.config.target.cost
-        raise _at(f"/config/target/{'' if asked is None else asked[0]}", resolved.reach.obstacle)
+    if resolved.reach.obstacle is not None:
+        raise _at(resolved.reach.pointer, resolved.reach.obstacle)
 
 
 def _settled(inputs: Sequence[ModelRecord | DatasetRecord]) -> bool:
@@ -145,9 +150,18 @@ def _resolve_pruning(session: Session, caller: Caller, spec: PruneSpec) -> Resol
     _check_task(dataset)
     facts = model.facts or {}
     compatibility.check_pruning(facts, dataset.facts or {}, spec)
-    obstacle, floor = reach.obstacle(spec, facts), reach.floor(spec, facts)
-    found = Reach(reach.reachable(spec, facts), obstacle, floor, tuple(reach.pinned(facts)))
-    return Resolved(spec, _doubts(spec), _settled([model, dataset]), found)
+    return Resolved(spec, _doubts(spec), _settled([model, dataset]), _reach(spec, facts, "/config/target"))
+
+
+def _reach(spec: PruneSpec, facts: Mapping[str, Any], pointer: str) -> Reach:
+    asked = spec.config.target.cost
+    return Reach(
+        reachable=reach.reachable(spec, facts),
+        obstacle=reach.obstacle(spec, facts),
+        pointer=pointer if asked is None else f"{pointer}/{asked[0]}",
+        floor=reach.floor(spec, facts),
+        pinned=tuple(reach.pinned(facts)),
+    )
 
 
 def _resolve_analysis(session: Session, caller: Caller, spec: AnalyzeSpec) -> Resolved:

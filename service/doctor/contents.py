@@ -17,6 +17,7 @@ from service.contract.resources import unreferenced
 from service.contract.retention import GRACE_SECONDS, orphans, temporary
 from service.contract.storage import hash_file
 from service.doctor.findings import Premises, Problem, counted, error, in_bytes, in_time, warning
+from service.doctor.locks import is_held
 
 YOUNG_SECONDS = 60.0
 
@@ -105,7 +106,7 @@ def unnamed(premises: Premises) -> Iterator[Problem]:
 
 def leftovers(premises: Premises) -> Iterator[Problem]:
     """Whether a crash left files and folders."""
-    if found := list(temporary(premises.database, premises.storage)):
+    if found := [path for path in temporary(premises.database, premises.storage) if not is_held(path)]:
         yield warning(
             f"{counted(len(found), 'temporary file')} of a crash in {premises.storage.incoming}",
             "--fix removes them; a running service does so every hour",
@@ -113,10 +114,10 @@ def leftovers(premises: Premises) -> Iterator[Problem]:
         )
     parents = (premises.settings.jobs_dir, premises.settings.cache_dir / "incoming")
     folders = [path for parent in parents if parent.is_dir() for path in parent.iterdir()]
-    old = [str(path) for path in folders if _age(path) > (GRACE_SECONDS if premises.is_served else YOUNG_SECONDS)]
+    old = [str(path) for path in folders if _age(path) > YOUNG_SECONDS and not is_held(path)]
     if old:
         yield warning(
-            f"{counted(len(old), 'folder')} of jobs or readings whose worker may be gone",
+            f"{counted(len(old), 'folder')} of jobs or readings whose worker is gone",
             "nothing: the workers remove those that nobody holds, a minute after they start",
             old,
         )

@@ -1,7 +1,5 @@
 """Every check in turn, on a service that runs or rests; and the mending of what is safe to mend."""
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -18,6 +16,7 @@ from service.contract.settings import Settings
 from service.contract.storage import LocalStorage, open_storage
 from service.doctor import contents, machine, schema, work
 from service.doctor.findings import Check, Finding, Grade, Premises
+from service.doctor.locks import is_held
 
 SOUND: Mapping[str, tuple[Check, str]] = {  # what must be right before anything else is asked
     "schema": (schema.schema, "the tables are those of this version"),
@@ -40,17 +39,7 @@ CHECKS: Mapping[str, tuple[Check, str]] = {
 
 def is_served(data_dir: Path) -> bool:
     """Whether a service holds the folder now."""
-    try:
-        descriptor = os.open(data_dir / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(data_dir / "lock")
 
 
 def read_only(url: str) -> str:

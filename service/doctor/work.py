@@ -1,9 +1,7 @@
 """What is under way: jobs, inspections, uploads and workers."""
 
-import fcntl
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 from sqlalchemy import ColumnElement, or_, select
 
@@ -20,6 +18,7 @@ from service.contract.records import (
     WorkerRecord,
 )
 from service.doctor.findings import Premises, Problem, counted, error, in_time, warning
+from service.doctor.locks import is_held
 
 SILENT_SECONDS = 60.0
 
@@ -80,7 +79,7 @@ def uploads(premises: Premises) -> Iterator[Problem]:
     for upload_id, offset in rows:
         path = premises.storage.incoming / f"{upload_id}.part"
         size = path.stat().st_size if path.exists() else 0
-        if size != offset and _is_still(premises, upload_id, offset) and not _is_held(path):
+        if size != offset and _is_still(premises, upload_id, offset) and not is_held(path):
             (short if size < offset else long).append(f"{upload_id}: {size} bytes, {offset} recorded")
     if short:
         yield warning(
@@ -100,18 +99,6 @@ def _is_still(premises: Premises, upload_id: str, offset: int) -> bool:
     same = select(Upload.id).where(Upload.id == upload_id, Upload.sha256.is_(None), Upload.offset == offset)
     with premises.database.read() as session:
         return session.scalar(same) is not None
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a request is writing an upload now."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def workers(premises: Premises) -> Iterator[Problem]:

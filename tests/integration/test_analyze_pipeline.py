@@ -183,6 +183,22 @@ def test_interrupted_anywhere_it_goes_on_and_says_the_same(
     assert timeless(report) == timeless(pair[0])
 
 
+def test_what_is_in_the_checkpoint_is_not_done_again(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, journal = spec_of(TEACHER, STUDENT, criteria=["l2"]), Listening()
+    whole = analysed(spec, inputs, tmp_path / "whole", journal=journal)
+    assert [step for _, step in journal.checkpoints] == list(range(7)), "one for each piece of work"
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("done again")
+
+    for name in ("evaluate", "measure_latency", "activities", "score"):
+        monkeypatch.setattr(f"workers.analyze.{name}", again)
+    resumed = analysed(spec, inputs, tmp_path / "resumed", checkpoint=journal.checkpoints[-1][0])
+    assert resumed.model_copy(update={"stages": ()}) == whole.model_copy(update={"stages": ()})
+
+
 def test_without_labels_it_says_what_can_be_said(inputs: dict[str, Path], tmp_path: Path) -> None:
     spec = spec_of(TEACHER, STUDENT, dataset=UNLABELLED, criteria=["output_kl"])
     report = analysed(spec, inputs, tmp_path / "a")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from service.contract.errors import Invalid, NotAvailable
+from service.contract.errors import Invalid
 from service.contract.reports import Report
 from service.contract.specs import (
     DatasetDeclaration,
@@ -170,7 +170,8 @@ def train_all(context: JobContext) -> dict[str, str]:
         run(context)
     finished = load_checkpoint(journal.checkpoints[-1][0])["finished"]
     states = ("best_state", "last_state")
-    return {f"{name} {state}": fingerprint(finished[name][state]) for name in finished for state in states}
+    trained = [name for name in finished if name != "shrunk"]
+    return {f"{name} {state}": fingerprint(finished[name][state]) for name in trained for state in states}
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +254,24 @@ def test_an_architecture_that_cannot_be_built_is_told_with_its_field(inputs: dic
     assert caught.value.errors[0].pointer == "/student/architecture/options"
 
 
-def test_shrinking_is_not_pretended(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(NotAvailable):
-        run(context_of(spec_of({"shrink": {"macs": 0.25}}), inputs, tmp_path))
+def test_a_shrunk_student_is_its_teacher_smaller_and_resumes_with_the_same_bits(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    spec = spec_of({"shrink": {"macs": 0.25}}, training={**TRAINING, "epochs": 2})
+    journal = UntilEvaluation()
+    plain = train_all(context_of(spec, inputs, tmp_path / "plain", journal=journal))
+    assert set(journal.stages) == {"loading", "shrinking", "teacher", "training", "evaluating"}
+    interrupted = UntilEvaluation(stop_at=30)
+    with pytest.raises(Stopped):
+        run(context_of(spec, inputs, tmp_path / "first", journal=interrupted))
+    checkpoint = interrupted.checkpoints[-1][0]
+    again = context_of(spec, inputs, tmp_path / "second", journal=UntilEvaluation(), checkpoint=checkpoint)
+    assert train_all(again) == plain
+    result = run(context_of(spec, inputs, tmp_path / "whole", checkpoint=journal.checkpoints[-1][0]))
+    report = Report.model_validate(result.report)
+    assert report.comparison.macs_ratio <= 0.25
+    assert report.comparison.agreement.value > 0.9
+    assert (result.folder / "model.pt2").exists()
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {

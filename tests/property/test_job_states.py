@@ -37,7 +37,7 @@ S = JobState
 TICK, LEASE, DEADLINE, MAX_ATTEMPTS = 4.0, 10.0, 33.0, 3  # seconds; no multiple of a tick ends a lease or a deadline
 UPLOAD = "upl_" + 26 * "0"
 FILE = {"model.safetensors": StoredFile("0" * 64, 10)}
-PICK = st.integers(0, 2)
+PICK = st.integers(0, 3)
 AGE = st.sampled_from([0, 0, 0, 0, 1, 2])
 
 
@@ -115,11 +115,15 @@ class JobStates(RuleBasedStateMachine):
 
     # Users ---------------------------------------------------------------------------------------
 
-    @initialize()
-    def submit_one(self) -> None:
-        self.submit(has_deadline=False, is_inspected=True)
+    @initialize(starts=st.booleans())
+    def two_jobs_of_which_one_is_claimed(self, starts: bool) -> None:
+        for _ in range(2):
+            self.submit(has_deadline=False, is_inspected=True)
+        self.claim(0)
+        if starts:
+            self.start(0)
 
-    @precondition(lambda self: len(self.jobs) < 3)
+    @precondition(lambda self: len(self.jobs) < 4)
     @rule(has_deadline=st.booleans(), is_inspected=st.booleans())
     def submit(self, has_deadline: bool, is_inspected: bool) -> None:
         teacher = self._registered(ModelDeclaration(name="teacher", files={"model.safetensors": UPLOAD}))
@@ -364,5 +368,5 @@ class JobStates(RuleBasedStateMachine):
 def test_jobs_follow_the_model_in_any_order_of_actions(tmp_path: Path) -> None:
     with database_with_clock(tmp_path / "jobs.db") as (database, clock):
         run_state_machine_as_test(
-            lambda: JobStates(database, clock), settings=settings(max_examples=80, stateful_step_count=50)
+            lambda: JobStates(database, clock), settings=settings(max_examples=100, stateful_step_count=50)
         )

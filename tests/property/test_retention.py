@@ -98,6 +98,8 @@ class Histories(RuleBasedStateMachine):
         self.register(0)
         self.submit(0, "key")
         self.begin(0)
+        for text in "vw":
+            self.checkpoint(0, text)
 
     # Users ---------------------------------------------------------------------------------------
 

@@ -126,3 +126,11 @@ def test_the_criteria_are_listed_with_their_options_and_terms(house: House) -> N
     assert items["taylor"]["needs_labels"] is True
     assert "ablation" in items["output_kl"]["options"]["properties"]
     assert items["activation_entropy"]["comparable"] is False
+
+
+def test_a_student_shrunk_from_its_teacher_must_be_within_reach(house: House) -> None:
+    teacher = house.model(units=UNITS)
+    accepted = house.ann.post("/v1/jobs", json=house.request(teacher=teacher, student={"shrink": {"macs": 0.25}}))
+    assert accepted.status_code == 201, accepted.text
+    refused = house.ann.post("/v1/jobs", json=house.request(teacher=teacher, student={"shrink": {"macs": 0.05}}))
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/student/shrink/macs")

@@ -152,8 +152,13 @@ def test_what_a_crash_left_is_mended_and_what_a_process_holds_is_not(folder: Fol
     with held_by_a_process(held):
         assert sorted(path.name for path in mend(folder.settings)) == names
     assert held.exists()
-    assert (folder.data / "jobs" / "job_1-1").exists()  # its worker may live
-    assert folder.findings()["leftovers"].grade == Grade.WARNING
+    assert (folder.data / "jobs" / "job_1-1").exists()  # the workers' own sweep sees to it
+    with held_by_a_process(held):
+        assert (
+            "1 folder of jobs" in [found for found in examine(folder.settings) if found.check == "leftovers"][-1].text
+        )
+    with held_by_a_process(folder.data / "jobs" / "job_1-1"):
+        assert folder.finding("leftovers").subjects == (held.name,)
 
 
 @contextmanager
