@@ -16,6 +16,10 @@ Where a group has more than `MAX_CHANNELS` channels at a source, as behind the f
 w indices of a unit are taken for positions: each is predicted from the same index of the other units, with one
 covariance for all. Beyond as many units, the mean stands in.
 
+Channels over which a norm took the mean obey a linear relation, so that each follows from the others without any
+error; but only as long as all of them are there. Such a group is judged as if it were not related (`unrelated`):
+else every channel of a transformer's stream is held for superfluous, and too many go.
+
 Legend: u units that come by, w indices of each, n places (examples × positions).
 """
 
@@ -38,6 +42,7 @@ from workers.pruning.reads import Read, ReadingRun
 Ablation = Literal["residual", "mean", "zero"]
 
 RIDGE = 1e-3  # λ, times the mean variance
+RELATED = 1e-5  # of the mean variance; a direction that has less is a linear relation
 MAX_CHANNELS = 4096  # of a group at one source, for which a covariance is kept: 128 MB
 MEMORY_BYTES = 2**30
 
@@ -162,7 +167,8 @@ def fit(
     with observed(network), torch.no_grad():
         for batch in calibration.batches(size):
             run.run(as_input(network, batch.x))
-    return Replacement(ablation, {key: stand(statistics) for key, statistics in found.items()})
+    centred = {name for name in groups if groups[name].statistics}
+    return Replacement(ablation, {key: stand(sums, centred=key[0] in centred) for key, sums in found.items()})
 
 
 def is_whole(read: Read, value: Tensor) -> bool:
@@ -180,8 +186,8 @@ def empty(channels: Tensor, ablation: Ablation) -> Statistics:
     return Statistics(shift, torch.zeros(units, width, dtype=torch.float64), cross)
 
 
-def stand(statistics: Statistics) -> Stand:
-    """What follows from the sums."""
+def stand(statistics: Statistics, *, centred: bool = False) -> Stand:
+    """What follows from the sums; `centred` says that a norm takes the mean over the group's channels."""
     shifted = statistics.total / statistics.count
     mean = shifted + statistics.shift.double().cpu()
     if statistics.cross is None:
@@ -193,7 +199,16 @@ def stand(statistics: Statistics) -> Stand:
     rounding = (8 * torch.finfo(statistics.shift.dtype).eps) ** 2
     if float(covariance.diagonal().mean()) <= rounding * float(mean.square().mean()):
         return Stand(mean, torch.zeros_like(covariance))
+    covariance = unrelated(covariance) if centred else covariance
     return Stand(mean, residual_regression(covariance, channels // len(mean)))
+
+
+def unrelated(covariance: Tensor) -> Tensor:
+    """The covariance with the mean variance in every direction that has next to none; (c, c) -> (c, c)."""
+    variances, directions = torch.linalg.eigh(covariance)
+    relations = directions[:, variances < RELATED * variances.mean()]
+    added: Tensor = covariance + variances.mean() * relations @ relations.T
+    return added
 
 
 def residual_regression(covariance: Tensor, width: int, ridge: float = RIDGE) -> Tensor:
