@@ -47,7 +47,9 @@ class Data:
         return Dataset(self.train, None, None, self.num_classes, self.input_shape)
 
 
-def from_arrays(name: str, x: Array, y: Array, num_validation: int, num_test: int, vocabulary: int | None = None) -> Data:
+def from_arrays(
+    name: str, x: Array, y: Array, num_validation: int, num_test: int, vocabulary: int | None = None
+) -> Data:
     """The last rows are for tests, those before them for validation."""
     scaling = IDENTITY if vocabulary is None else None
     first, second = len(x) - num_validation - num_test, len(x) - num_test

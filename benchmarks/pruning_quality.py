@@ -57,9 +57,7 @@ def main() -> None:
     known = {key_of(line) for line in read(RESULTS) if line["kind"] == "cell"}
     deadline = time.monotonic() + 60 * arguments.minutes
     for (name, data, seed), ways in tasks(arguments):
-        missing = {
-            way: [budget for budget in arguments.budgets if (name, data, seed, way, budget) not in known] for way in ways
-        }
+        missing = {way: [one for one in arguments.budgets if (name, data, seed, way, one) not in known] for way in ways}
         if any(missing.values()):
             run(name, load(data), seed, missing, deadline)
 
@@ -98,10 +96,11 @@ def key_of(line: Mapping[str, Any]) -> Key:
 
 
 def note(line: Mapping[str, Any]) -> None:
+    text = json.dumps({name: round(value, 6) if isinstance(value, float) else value for name, value in line.items()})
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
+        file.write(text + "\n")
+    print(text, flush=True)
 
 
 def run(name: str, data: Data, seed: int, missing: Mapping[str, Sequence[float]], deadline: float) -> None:
@@ -139,14 +138,9 @@ def measured(name: str, subject: Subject, offer: Offer, way: str) -> dict[str, A
         remember(name, subject, offer)
         line["speed"] = speed(subject, network)
     line["units"] = {group: part.num_units - len(offer.gone.get(group, ())) for group, part in subject.groups.items()}
-    recovered = network if not as_authors(way) else plain
+    recovered = plain if way in pruning_tables.PEERS else network  # as their authors use them: without our refit
     recover(name, subject, recovered)
     return {**line, "recovered": accuracy(recovered, test)}
-
-
-def as_authors(way: str) -> bool:
-    """Whether a way does without our refit, also before its recovery."""
-    return way in pruning_tables.PEERS
 
 
 def recover(name: str, subject: Subject, network: LayerGraph) -> None:

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ from benchmarks.pruning_data import Data
 from benchmarks.torch_pruning_half import Removal, find_attentions, output_layers
 from service.contract.criteria import Criterion
 from service.contract.prune_spec import Interleaved, OneShot, PruneConfig, Refit, Target
+from workers.formats.artifacts import export_program
+from workers.formats.pt2_reader import read_pt2
 from workers.formats.tracing import as_graph
 from workers.graph.groups import Groups, find_groups
 from workers.graph.layer_graph import LayerGraph
+from workers.graph.lifting import lift
 from workers.graph.surgery import remove
 from workers.information.divergence import kl_divergence_from_logits
 from workers.journal import Silent
@@ -71,18 +75,11 @@ class Offer:
     budget: float
     gone: Mapping[str, Sequence[int]]
     refitted: LayerGraph | None  # None where the way does not repair
-    seconds: float = 0.0
 
 
 def token_graph(network: nn.Module, data: Data) -> LayerGraph:
     """As `as_graph`, for token ids."""
-    import tempfile
-
-    from workers.formats.artifacts import export_program
-    from workers.formats.pt2_reader import read_pt2
-    from workers.graph.lifting import lift
-
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         archive = Path(folder) / "network.pt2"
         export_program(network, torch.zeros(2, *data.input_shape, dtype=torch.int64), archive)
         return lift(read_pt2(archive)).eval()
@@ -113,9 +110,8 @@ class Scheduled:
             if isinstance(self.schedule, OneShot):
                 state = None
             state = self._pruned(subject, budget, state)
-            pruned = Pruned.from_state(subject.graph, subject.groups, state["current"])
-            if isinstance(self.schedule, OneShot):
-                pruned = Pruned.from_state(subject.graph, subject.groups, state["best"])
+            made = state["current"] if state["best"] is None else state["best"]
+            pruned = Pruned.from_state(subject.graph, subject.groups, made)
             yield Offer(budget, pruned.gone, pruned.network if self.refitted else None)
 
     def _pruned(self, subject: Subject, budget: float, state: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -137,13 +133,11 @@ class Scheduled:
             save=save,
             resume_from=None if state is None else {**state, "reason": None},
         )
+        assert outcome.reason == "target", outcome.reason
         if not found:  # nothing was to be done: the last step had gone as far already
             assert state is not None
             return dict(state)
-        last = dict(found[-1])
-        last["best"] = last["current"] if last["best"] is None else last["best"]
-        assert outcome.reason == "target", outcome.reason
-        return last
+        return found[-1]
 
     @property
     def _stepwise(self) -> bool:
@@ -251,7 +245,8 @@ class TorchPruning:
             yield self._offer(subject, budget, before)
 
     def _offer(self, subject: Subject, budget: float, gone: dict[str, list[int]]) -> Offer:
-        mended = Pruned.whole(subject.graph, subject.groups).without({name: tuple(units) for name, units in gone.items()})
+        selection = {name: tuple(units) for name, units in gone.items()}
+        mended = Pruned.whole(subject.graph, subject.groups).without(selection)
         repair(subject)(subject.graph, mended.network, subject.groups, mended.kept)
         return Offer(budget, gone, mended.network)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -248,7 +249,10 @@ class Analysis(Attempt[AnalyzeSpec]):
             return {
                 name: tuple(
                     Scores(
-                        **self._piece(f"importance {name} {place}", partial(self._scores, *subject.graph, criterion))
+                        **self._piece(
+                            f"importance {name} {place}",
+                            partial(self._scores, *subject.graph, criterion, self._reference(subject, criterion)),
+                        )
                     )
                     for place, criterion in enumerate(criteria)
                 )
@@ -256,14 +260,25 @@ class Analysis(Attempt[AnalyzeSpec]):
                 if subject.graph
             }
 
-    def _scores(self, network: LayerGraph, groups: Groups, criterion: CriterionOptions) -> dict[str, Any]:
+    @torch.no_grad()
+    def _reference(self, subject: Subject, criterion: CriterionOptions) -> Tensor | None:
+        """The first model's logits on the calibration inputs, (N, K), where the second is judged by them."""
+        first = next(iter(self.subjects.values()))
+        if subject is first or getattr(criterion, "reference", None) != "teacher":
+            return None
+        batches = self.calibration.batches(EVALUATION_BATCH)
+        return torch.cat([first.model(batch.x) for batch in batches])
+
+    def _scores(
+        self, network: LayerGraph, groups: Groups, criterion: CriterionOptions, reference: Tensor | None
+    ) -> dict[str, Any]:
         found = score(
             network,
             groups,
             find_reads(groups),
             self.calibration,
             criterion,
-            reference=None,
+            reference=reference,
             seed=self.spec.seed,
             memory_bytes=MEMORY_BYTES,
             journal=self.journal,

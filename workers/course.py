@@ -49,11 +49,17 @@ class Course:
     def stage(self, name: str) -> Iterator[None]:
         """The work inside belongs to the named stage."""
         self.journal.stage(name)
-        self._stage, self._began = name, time.perf_counter()
+        around = self._enter(name)
         try:
             yield
         finally:
-            self._seconds, self._began = self._seconds_now(), time.perf_counter()
+            self._enter(around)
+
+    def _enter(self, name: str) -> str:
+        """From here on the time is that of stage `name`; return whose it was."""
+        self._seconds, self._began = self._seconds_now(), time.perf_counter()
+        before, self._stage = self._stage, name
+        return before
 
     def outcomes(self) -> tuple[StageOutcome, ...]:
         """The stages so far, in order, with the seconds they took."""

@@ -95,7 +95,7 @@ class Distillation(Compression[DistillSpec]):
         graph = load_as_graph(self.context.inputs[self.spec.teacher]).to(self.context.device)
         spared = max(config.calibration.examples, 0 if config.refit is None else config.refit.examples)
         pruner = Pruner(self.context, self.course, graph, self.dataset, spared)
-        return pruner.run("shrunk", config, stage="shrinking").outcome.pruned
+        return pruner.run("shrunk", config, stage="shrinking", keeps_states=False).outcome.pruned
 
     def new_student(self) -> nn.Module:
         """The student before its training, always with the same weights."""

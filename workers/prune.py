@@ -110,7 +110,7 @@ class Pruning(Compression[PruneSpec]):
     def _recovered(self) -> TrainingOutcome | None:
         """The distillation of the small network; `model` is the result from here on."""
         recovery = self.spec.config.recovery
-        self.model = self.outcome.pruned.network
+        self.model = self.outcome.pruned.copy().network  # training changes it, and what is kept of the way stays
         if recovery is None:
             return None
         with self.course.stage("recovering"):
@@ -164,9 +164,12 @@ class Pruning(Compression[PruneSpec]):
     def _control(self, name: str, macs: int) -> nn.Module:
         """Another criterion, with the same schedule, allocation, refit and recovery, to the same MACs."""
         config = self.spec.config
+        if not self.outcome.steps:
+            return self.outcome.pruned.copy().network  # nothing went, and nothing is to go
         changes = {"criterion": CONTROLS[name], "target": Target(macs=Absolute(absolute=macs)), "controls": ()}
-        way = self.pruner.run(f"control-{name}", config.model_copy(update=changes), stage="controls")
-        network = way.outcome.pruned.network
+        limited = config.model_copy(update=changes)
+        way = self.pruner.run(f"control-{name}", limited, stage="controls", series=f"{name}/", keeps_states=False)
+        network = way.outcome.pruned.copy().network
         if config.recovery is not None:
             loss = objective(config.recovery.objective)
             self._trained(f"control-{name}-recovered", network, loss, taught=True, series=f"{name}/")

@@ -112,8 +112,13 @@ class Pruner:
     def _calibration(self, examples: int) -> Calibration:
         return drawn(self.train, examples, self.context.seed, self.context.device)
 
-    def run(self, name: str, config: PruneConfig, stage: str | None = None) -> Way:
-        """What the schedule makes of the teacher, found or made; `stage` names all of it, where it is one stage."""
+    def run(
+        self, name: str, config: PruneConfig, *, stage: str | None = None, series: str = "", keeps_states: bool = True
+    ) -> Way:
+        """What the schedule makes of the teacher, found or made; `stage` names all of it, where it is one stage.
+
+        `series` comes before the names of its metrics; `keeps_states`: whether the networks on the way are wanted.
+        """
         done = self.course.recall(name)
         if done is not None:
             return Way.from_plain(self.teacher, self.groups, done)
@@ -121,7 +126,8 @@ class Pruner:
         states: States = {} if state is None else dict(state["on_the_way"])
 
         def keep(step: Step, pruned: Pruned) -> None:
-            states[step.index] = pruned.state()
+            if keeps_states:
+                states[step.index] = pruned.state()
 
         outcome = prune(
             self.teacher,
@@ -136,6 +142,7 @@ class Pruner:
             resume_from=state,
             stage=lambda each: self.course.stage(stage or each),
             keep_intermediate=keep,
+            series=series,
         )
         way = Way(outcome, states)
         self.course.remember(name, way.plain(), len(outcome.steps))

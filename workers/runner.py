@@ -27,6 +27,7 @@ from workers.orders import RunOrder
 from workers.pipe import Failed, Finished, Halted, LastWord, Reported
 from workers.piped_journal import PipedJournal
 from workers.pipeline import PIPELINES, JobContext, stages_of
+from workers.training.determinism import deterministic
 
 OUT_OF_MEMORY_ADVICE = "try a smaller batch size, or a smaller student"
 _SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)
@@ -96,7 +97,8 @@ def _compute(order: RunOrder, spec: JobSpec, journal: PipedJournal) -> Finished 
         checkpoint=order.checkpoint,
         journal=journal,
     )
-    result = PIPELINES[spec.type](context)
+    with deterministic(context.device):  # before the first kernel: what it sets is read when a GPU's library starts
+        result = PIPELINES[spec.type](context)
     if isinstance(result, JobReport):
         return Reported(report=_plain(result.report))
     return Finished(

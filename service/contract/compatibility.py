@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from service.contract.analyze_spec import AnalyzeSpec
-from service.contract.criteria import CRITERIA
+from service.contract.criteria import CriterionOptions
 from service.contract.errors import FieldError, Invalid
 from service.contract.input_types import unfit_inputs, unfit_student
 from service.contract.objectives import Objective
 from service.contract.prune_spec import PruneSpec
-from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, Training
+from service.contract.specs import Architecture, ArchitectureStudent, DistillSpec, ShrunkStudent, Training
 
 Facts = Mapping[str, Any]
 
@@ -31,6 +31,7 @@ def check(teacher: Facts, dataset: Facts, spec: DistillSpec, student: Facts | No
         *_splits(dataset, spec.config.training),
         *_student(teacher, spec, student),
         *_student_inputs(teacher, dataset, spec, student),
+        *(_unknown_units(teacher, "/student/shrink") if isinstance(spec.student, ShrunkStudent) else ()),
     )
 
 
@@ -39,6 +40,7 @@ def check_pruning(model: Facts, dataset: Facts, spec: PruneSpec) -> None:
     recovery = spec.config.recovery
     _refuse(
         *_shapes(model, dataset, "model"),
+        *_unknown_units(model, "/model"),
         *_labels_of_pruning(dataset, spec),
         *([] if recovery is None else _kind_of_labels(dataset, recovery.objective, "/config/recovery/objective")),
         *_splits(dataset, None if recovery is None else recovery.training, "/config/recovery/training"),
@@ -129,12 +131,7 @@ def _labels_of_pruning(dataset: Facts, spec: PruneSpec) -> Iterator[FieldError]:
     if dataset.get("labelled") is not False:
         return
     config = spec.config
-    if CRITERIA[config.criterion.name].needs_labels:
-        detail = f"{config.criterion.name} needs labels and the dataset has none; output_kl does without"
-        yield FieldError(pointer="/config/criterion/name", detail=detail)
-    if getattr(config.criterion, "loss", None) == "task":
-        detail = "the loss task needs labels and the dataset has none; leave it out to learn by distillation"
-        yield FieldError(pointer="/config/criterion/loss", detail=detail)
+    yield from _labels_of_criterion(config.criterion, "/config/criterion", "/config/criterion/name")
     if config.target.max_accuracy_drop is not None:
         detail = "accuracy needs labels and the dataset has none; use max_kl"
         yield FieldError(pointer="/config/target/max_accuracy_drop", detail=detail)
@@ -151,9 +148,25 @@ def _labels_of_analysis(dataset: Facts, spec: AnalyzeSpec) -> Iterator[FieldErro
     if dataset.get("labelled") is not False:
         return
     for place, criterion in enumerate(spec.config.criteria):
-        if CRITERIA[criterion.name].needs_labels:
-            detail = f"{criterion.name} needs labels and the dataset has none; output_kl does without"
-            yield FieldError(pointer=f"/config/criteria/{place}", detail=detail)
+        pointer = f"/config/criteria/{place}"
+        yield from _labels_of_criterion(criterion, pointer, pointer)
+
+
+def _labels_of_criterion(criterion: CriterionOptions, pointer: str, name_pointer: str) -> Iterator[FieldError]:
+    name = getattr(criterion, "name", "")
+    if criterion.needs_labels:
+        detail = f"{name} needs labels and the dataset has none; output_kl does without"
+        yield FieldError(pointer=name_pointer, detail=detail)
+    if getattr(criterion, "loss", None) == "task":
+        detail = "the loss task needs labels and the dataset has none; leave it out to learn by distillation"
+        yield FieldError(pointer=f"{pointer}/loss", detail=detail)
+
+
+def _unknown_units(model: Facts, pointer: str) -> Iterator[FieldError]:
+    if "units" in model and model["units"] is None:
+        notes = [note for note in model.get("notes") or () if "units" in note]
+        detail = "; ".join(notes) or "its units are not known"
+        yield FieldError(pointer=pointer, detail=f"it cannot be pruned: {detail}")
 
 
 def _measured(dataset: Facts, spec: AnalyzeSpec) -> Iterator[FieldError]:

@@ -66,7 +66,7 @@ class OneShot(Frozen):
 class Stepwise(Frozen):
     """What the schedules in steps have in common."""
 
-    step: float = Field(0.15, gt=0, lt=1, description="Share of the remaining cost that each step removes.")
+    step: float = Field(0.15, ge=0.01, lt=1, description="Share of the remaining cost that each step removes.")
     max_group_share: float = Field(0.3, gt=0, le=1, description="Largest share of a group that one step removes.")
 
 

@@ -84,6 +84,16 @@ def test_every_network_on_the_way_is_there_smaller_than_the_one_before(
         assert sum(tensor.numel() for tensor in program.state_dict.values()) == step.parameters
 
 
+def test_the_last_network_on_the_way_is_the_one_before_its_recovery(
+    finished: tuple[JobResult, Listening, PruneSpec],
+) -> None:
+    result = finished[0]
+    steps = sorted(result.folder.glob("step-*.pt2"))
+    last, recovered = (torch.export.load(path).state_dict for path in (steps[-1], result.folder / "model.pt2"))
+    assert last.keys() == recovered.keys()
+    assert not any(torch.equal(last[name], recovered[name]) for name in last)
+
+
 def test_each_stage_says_what_it_bought(finished: tuple[JobResult, Listening, PruneSpec]) -> None:
     stages = {stage.name: stage for stage in Report.model_validate(finished[0].report).stages}
     kls = [stages[name].kl for name in ("loading", "removing", "refitting", "recovering")]

@@ -29,14 +29,23 @@ def channels(read: Read, value: Tensor) -> Tensor:
     return torch.stack([value.select(read.axis, index).reshape(-1) for index in flat], 1)
 
 
-def statistics(network: LayerGraph, reads: Reads, x: Tensor) -> Stands:
-    """Mean and covariance of the group's channels at every source, over all inputs at once."""
+def statistics(network: LayerGraph, groups: Groups, reads: Reads, x: Tensor) -> Stands:
+    """Mean and covariance of the group's channels at every source, over all inputs at once.
+
+    Where a norm takes the mean over the group's channels, a direction without variance is given the mean variance.
+    """
     found: Stands = {}
 
     def listen(read: Read, value: Tensor) -> Tensor:
         table = channels(read, value).double()
         mean = table.mean(0)
-        found[read.group, read.source.name] = mean, (table - mean).T @ (table - mean) / len(table)
+        covariance = (table - mean).T @ (table - mean) / len(table)
+        if groups[read.group].statistics:
+            variances, directions = torch.linalg.eigh(covariance)
+            for variance, direction in zip(variances, directions.T, strict=True):
+                if variance < 1e-5 * variances.mean():
+                    covariance = covariance + variances.mean() * torch.outer(direction, direction)
+        found[read.group, read.source.name] = mean, covariance
         return value
 
     with torch.no_grad():

@@ -38,11 +38,12 @@ from workers.pruning.limits import Limits, check_keep
 from workers.pruning.pruned import Pruned
 from workers.pruning.scores import Scores
 from workers.pruning.steps import Step, group_steps
-from workers.pruning.targets import Goal, Reach, reachable
+from workers.pruning.targets import Goal, Reach, amount, reachable
 from workers.training.determinism import deterministic
 
 MAX_HALVINGS = 4  # of the step, on the way to a limit
 MAX_BISECTIONS = 6  # of the cost, where everything goes at once
+MAX_CORRECTIONS = 4  # of an estimated latency, where everything goes at once
 BEST_OF = ("per_mac", "uniform")
 PROGRESS = 1000  # parts into which the way is divided
 
@@ -140,6 +141,7 @@ def prune(
     resume_from: Mapping[str, Any] | None = None,
     stage: Stage = lambda _: nullcontext(),
     keep_intermediate: Callable[[Step, Pruned], None] = lambda *_: None,
+    series: str = "",
 ) -> Outcome:
     """Remove units of `groups` from `teacher` as `config` asks.
 
@@ -152,16 +154,17 @@ def prune(
     resume_from: a state that was given to `save`.
     stage: entered for scoring, removing, refitting and evaluating, as often as they come.
     keep_intermediate: is offered the network of every step; once more after a resume in between.
+    series: comes before the names of metrics.
 
     Raises
     ------
-    Invalid: the target cannot be reached, or `config.keep` names what is not there.
+    Invalid: the target cannot be reached or is no less than the whole, or `config.keep` names what is not there.
     Stopped: the journal said so; the last state that was saved stands.
     """
     check_keep(groups, config.keep)
     with deterministic(next((weight.device for weight in teacher.parameters()), torch.device("cpu"))):
         course = Course(teacher, groups, config, score, judge, refit, journal, stopwatch, save, stage)
-        course.keep_intermediate = keep_intermediate
+        course.keep_intermediate, course.series = keep_intermediate, series
         if resume_from is not None:
             course.restore(resume_from)
         return course.run()
@@ -187,6 +190,7 @@ class Course:
         self.score, self.judge, self.refit = score, judge, refit
         self.journal, self.stopwatch, self.save, self.stage = journal, stopwatch, save, stage
         self.keep_intermediate: Callable[[Step, Pruned], None] = lambda *_: None
+        self.series = ""
         self.layout = CostLayout(groups)
         self.reach: Reach  # known once the teacher is measured
         self.limits = Limits(config.min_units, config.keep, config.round_to)
@@ -203,6 +207,7 @@ class Course:
         self.steps: list[Step] = []
         self.refinements = 0  # halvings, or bisections
         self.holds, self.breaks = math.inf, 0.0  # costs between which one_shot bisects
+        self.correction, self.corrections = 1.0, 0  # of an estimated latency
         self.reason: Reason | None = None
         self.unsaved = False  # whether the state is ahead of what was saved
 
@@ -214,6 +219,7 @@ class Course:
             self._begin()
             while self.reason is None:
                 self._step()
+            self._refit_at_last()
         except Stopped:
             self._save()
             raise
@@ -232,11 +238,14 @@ class Course:
         )
         if not self.reach.reachable:
             raise Invalid(self.reach.text)
+        if not self.goal.open and self.goal.value >= self.goal.whole:
+            whole, asked = amount(self.goal.cost, self.goal.whole), amount(self.goal.cost, self.goal.value)
+            raise Invalid(
+                f"the network costs {whole} already, no more than the {asked} that are asked for; ask for less"
+            )
         self.journal.event("log", {"text": self.reach.text})
         if math.isnan(self.cost):
             self.cost = self.goal.whole
-        if self.cost <= self.goal.value:
-            self.reason = "target"
 
     def _measure_units(self) -> None:
         if self.config.target.latency is None and self.config.allocation != "per_millisecond":
@@ -252,7 +261,7 @@ class Course:
         scores = self._scored(aim)
         for allocation in self._candidates(scores):
             self._try(allocation, aim, scores)
-        allocation, trial = min(self.trials.items(), key=lambda one: distance(one[1]))
+        allocation, trial = min(self.trials.items(), key=lambda one: (not self._keeps(one[1]), distance(one[1])))
         if not trial.cut.selection:
             self._end_at_floor()
         elif self._holds(trial):
@@ -266,7 +275,7 @@ class Course:
         schedule = self.config.schedule
         if isinstance(schedule, OneShot):
             lowest = max(self.goal.value, self.reach.floor.of(self.goal.cost))
-            return (self.holds + self.breaks) / 2 if self.refinements else lowest
+            return (self.holds + self.breaks) / 2 if self.refinements else lowest * self.correction
         return max(self.goal.value, self.cost * (1 - schedule.step * 0.5**self.refinements))
 
     def _candidates(self, scores: Scores) -> tuple[str, ...]:
@@ -276,6 +285,8 @@ class Course:
 
     def _scored(self, aim: float) -> Scores:
         """What the criterion says of the network as it is, by the teacher's numbers."""
+        if self.scores is None and not self.current.groups:
+            return Scores({})  # every unit that could go has gone
         if self.scores is None:
             with self.stage("scoring"):
                 expected = self._expected(aim)
@@ -371,6 +382,9 @@ class Course:
     def _limited(self) -> bool:
         return self.config.target.max_kl is not None or self.config.target.max_accuracy_drop is not None
 
+    def _keeps(self, trial: Trial) -> bool:
+        return trial.judged is None or self._holds(trial)
+
     def _holds(self, trial: Trial) -> bool:
         assert trial.judged is not None  # noqa: S101  what removes something is judged
         assert self.whole is not None  # noqa: S101
@@ -408,6 +422,9 @@ class Course:
     def _end_of_one_shot(self, cost: float) -> None:
         if cost <= self.goal.value:
             self.reason = "target"
+        elif not self.refinements and self.goal.cost == "latency" and self.corrections < MAX_CORRECTIONS:
+            self.corrections += 1  # units take other times than was estimated
+            self.correction *= self.goal.value / cost
         elif not self.refinements:
             self.reason = "floor"
         else:
@@ -432,15 +449,18 @@ class Course:
             self.reason = "limit"
 
     def _end_at_floor(self) -> None:
-        """Nothing more may go. Where a network is refitted once, it is now."""
+        """Nothing more may go."""
         self.trials = {}
+        self.reason = "limit" if self.refinements else "floor"
+
+    def _refit_at_last(self) -> None:
+        """Where a network is refitted once, and was not, it is now."""
         if self.refit is not None and self.steps and self.steps[-1].refit is None:
             self.best, report = self._refitted(self.best)
             with self.stage("evaluating"):
                 judged = self.judge(self.best.network)
             self.steps[-1] = dataclasses.replace(self.steps[-1], kl=judged.kl, accuracy=judged.accuracy, refit=report)
             self.keep_intermediate(self.steps[-1], self.best)
-        self.reason = "limit" if self.refinements else "floor"
 
     def _tell(self, step: Step, cost: float) -> None:
         goal = self.goal
@@ -448,7 +468,9 @@ class Course:
         self.journal.progress(round(done * PROGRESS), PROGRESS)
         values = {"macs": step.costs.macs, "params": step.costs.params, "kl": step.kl, "undecided": step.undecided}
         accuracy = {} if step.accuracy is None else {"accuracy": step.accuracy}
-        self.journal.metrics(step.index, {f"pruning/{name}": value for name, value in {**values, **accuracy}.items()})
+        self.journal.metrics(
+            step.index, {f"{self.series}pruning/{name}": value for name, value in {**values, **accuracy}.items()}
+        )
 
     # The state -----------------------------------------------------------------------------------------------------
 
@@ -480,6 +502,8 @@ class Course:
             "refinements": self.refinements,
             "holds": self.holds,
             "breaks": self.breaks,
+            "correction": self.correction,
+            "corrections": self.corrections,
             "reason": self.reason,
         }
 
@@ -496,6 +520,7 @@ class Course:
         self.steps = [Step.from_plain(plain) for plain in state["steps"]]
         self.refinements = state["refinements"]
         self.holds, self.breaks, self.reason = state["holds"], state["breaks"], state["reason"]
+        self.correction, self.corrections = state["correction"], state["corrections"]
 
     def _rebuilt(self, state: Mapping[str, Any]) -> Pruned:
         return Pruned.from_state(self.teacher, self.groups, state)

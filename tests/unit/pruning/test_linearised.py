@@ -39,7 +39,7 @@ def scored(case: Subject, ablation: Ablation = "residual", **options: Any) -> Sc
 def test_the_jacobian_is_the_derivative_by_what_is_taken_away(name: str, ablation: str) -> None:
     case = subject(name, 3)
     found = jacobian(case, fit(*case.all, ablation))
-    stands = reference.statistics(case.network, case.reads, case.x)
+    stands = reference.statistics(case.network, case.groups, case.reads, case.x)
     for group, part in case.groups.items():
         unit = (7 * len(group)) % part.num_units
         expected = reference.logit_change(case.network, case.reads, case.x, group, unit, ablation, stands)

@@ -49,7 +49,7 @@ def test_every_score_is_its_definition_over_a_naive_loop() -> None:
     case = subject("resnet8", 6)
     base = outputs(case)
     teacher = base + torch.randn(base.shape, generator=torch.Generator().manual_seed(1)).double()
-    stands = reference.statistics(case.network, case.reads, case.x)
+    stands = reference.statistics(case.network, case.groups, case.reads, case.x)
     sizes = {name: group.num_units for name, group in case.groups.items()}
     own = OutputSums(sizes, base, labels=case.labels)
     taught = OutputSums(sizes, base, reference=teacher, temperature=4.0)

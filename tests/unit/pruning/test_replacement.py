@@ -32,7 +32,7 @@ def every_read(case: Subject) -> list[tuple[Read, Tensor]]:
 def test_what_is_taken_away_is_the_definition_of_one_unit_at_a_time(name: str, ablation: str) -> None:
     case = subject(name)
     fitted = fit(*case.all, ablation)
-    stands = reference.statistics(case.network, case.reads, case.x)
+    stands = reference.statistics(case.network, case.groups, case.reads, case.x)
     for read, value in every_read(case):
         found = fitted.removed(read, value)
         assert found.shape == read.taken(value).shape
@@ -107,8 +107,8 @@ def statistics_of(taken: Tensor) -> Statistics:
     return sums
 
 
-def residual_of(taken: torch.Tensor) -> torch.Tensor:
-    known = stand(statistics_of(taken))
+def residual_of(taken: torch.Tensor, *, centred: bool = False) -> torch.Tensor:
+    known = stand(statistics_of(taken), centred=centred)
     centred = taken - known.mean.reshape(*taken.shape[:2], 1).to(taken)
     return known.regression @ centred.flatten(0, 1)
 
@@ -132,6 +132,27 @@ def test_a_unit_that_the_others_predict_has_next_to_no_residual() -> None:
     residual = residual_of(copied)
     assert residual[0].norm() < 0.05 * x[0].norm()
     assert residual[1].norm() > 0.8 * x[1].norm()
+
+
+def test_the_sum_that_a_layer_norm_fixes_does_not_make_its_channels_superfluous() -> None:
+    x = torch.randn(6, 1, 4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    normed = x - x.mean(0)
+    seen_through, residual = residual_of(normed), residual_of(normed, centred=True)
+    assert seen_through.norm() < 0.1 * normed.norm()
+    assert residual.norm() > 0.9 * normed.norm()
+    torch.testing.assert_close(residual_of(x, centred=True), residual_of(x))  # which nothing relates
+
+
+def test_no_read_of_a_transformers_stream_takes_its_channels_for_superfluous() -> None:
+    case = subject("vit")
+    fitted = fit(*case.all, "residual")
+    stream = next(name for name, group in case.groups.items() if group.statistics)
+    shares = [
+        (fitted.removed(read, value).square().mean() / fit(*case.all, "mean").removed(read, value).square().mean())
+        for read, value in every_read(case)
+        if read.group == stream
+    ]
+    assert min(shares) > 0.05
 
 
 def test_one_unit_alone_keeps_all_of_its_variation() -> None:

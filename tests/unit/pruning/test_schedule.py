@@ -341,9 +341,39 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_judged() -> None:
     assert tools.asked["score"] == 0
 
 
-def test_a_target_that_is_met_already_removes_nothing() -> None:
-    outcome = run({"target": {"macs": {"absolute": 1e12}}})
-    assert (outcome.reason, outcome.steps, outcome.pruned.gone) == ("target", (), {})
+def test_a_target_that_is_met_already_is_refused() -> None:
+    with pytest.raises(Invalid, match="costs 59,336 MACs already"):
+        run({"target": {"macs": {"absolute": 10**12}}})
+    with pytest.raises(Invalid, match="milliseconds at batch 1"):
+        run({"target": {"latency": {"absolute": 1000}}})  # meant as milliseconds
+
+
+def test_an_iterative_schedule_refits_once_whatever_its_goal_is_measured_in() -> None:
+    for target in ({"macs": 0.6}, {"latency": 0.6}):
+        tools = Tools()
+        outcome = run({"target": target, "schedule": {"name": "iterative", "step": 0.3}}, tools)
+        assert outcome.reason == "target"
+        assert tools.asked["refit"] == 1
+        assert outcome.steps[-1].refit is not None
+
+
+def test_when_every_unit_that_could_go_has_gone_the_criterion_is_not_asked() -> None:
+    config = {"target": {"max_kl": 1000.0}, "min_units": 1, "schedule": {"step": 0.6, "max_group_share": 1.0}}
+    outcome = run({**config, "criterion": {"mode": "screened"}})
+    assert outcome.reason == "floor"
+
+
+def test_best_takes_the_candidate_that_keeps_the_limits() -> None:
+    tools = Tools()
+    judged = iter([(0.1, 0.9), (0.2, 1.0)])
+
+    def judge(network: LayerGraph) -> Judgement:
+        return Judgement(0.0, 1.0) if network is teacher_network() else Judgement(*next(judged))
+
+    tools.judge = judge  # type: ignore[method-assign]
+    limits = {"macs": 0.9, "max_accuracy_drop": 0.01}
+    outcome = run({"target": limits, "schedule": {"step": 0.2}, "allocation": "best"}, tools)
+    assert [step.candidate for step in outcome.steps] == ["uniform"]
 
 
 def test_a_latency_is_measured_after_every_step_beside_the_teacher() -> None:
