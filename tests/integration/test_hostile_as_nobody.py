@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.permissions import open_to_all
 from tests.unit.formats.hostile_files import FILES, READ, Trap
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +69,7 @@ def test_a_user_without_privileges_reads_in_the_same_jail(tmp_path: Path) -> Non
     for path in (tmp_path, *tmp_path.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
         path.chmod(0o700)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    open_to_all(tmp_path.parent)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(NOBODY), str(outside)], input=json.dumps(orders), cwd=ROOT,
         capture_output=True, text=True, timeout=300, check=False,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.permissions import open_to_all
 from tests.reference.bpf import verdict
 from tests.unit.workers import prisoner
 from workers.jail import jail, kernel, landlock, seccomp, syscalls
@@ -107,8 +108,7 @@ def test_the_kernel_says_that_rights_are_gone(told: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_a_user_without_privileges_can_enter_the_same_jail(told: dict[str, Any], tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     theirs = imprison(tmp_path / "theirs", user=NOBODY)
     assert theirs["attempts"] == told["attempts"]
     assert theirs["sweep"] == told["sweep"]
