@@ -8,7 +8,7 @@ DATA ?= stillhouse-data
 HOST ?= 127.0.0.1
 PORT ?= 8000
 TEST_PROCESSES ?= 2
-BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups architectures pruning_sign pruning_quality
+BENCHMARKS := upload_memory responsiveness pt2_reader dependency_groups architectures ablation linearised pruning_sign pruning_quality
 
 .PHONY: setup demo serve test lint format types imports tests bench clean
 

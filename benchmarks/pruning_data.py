@@ -136,9 +136,10 @@ def newsgroups() -> tuple[list[list[str]], Array, int, int]:
 
 
 def frequent(documents: list[list[str]], count: int) -> dict[str, int]:
-    """The words in most documents -> 0, 1, …; two letters at the least."""
+    """The words in most documents -> 0, 1, …, those in equally many by the alphabet; two letters at the least."""
     seen = Counter(word for words in documents for word in set(words) if len(word) > 1)
-    return {word: place for place, (word, _) in enumerate(seen.most_common(count))}
+    ranked = sorted(seen, key=lambda word: (-seen[word], word))
+    return {word: place for place, word in enumerate(ranked[:count])}
 
 
 def news() -> Data:
