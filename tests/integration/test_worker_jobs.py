@@ -220,7 +220,7 @@ def test_a_paused_job_gives_its_slot_away_and_resumes_bit_for_bit(
     stack: Stack, inputs: tuple[str, str], worker: Worker
 ) -> None:
     plain = stack.submit(*inputs, SOME)
-    stack.wait_for(plain, JobState.SUCCEEDED)
+    stack.wait_for(plain, JobState.SUCCEEDED, seconds=180)
     job_id = stack.submit(*inputs, SOME)
     before = stack.wait_for_training(job_id, step=2)
     stack.pause(job_id)
@@ -231,7 +231,7 @@ def test_a_paused_job_gives_its_slot_away_and_resumes_bit_for_bit(
     stack.wait_for(other, JobState.SUCCEEDED)
     assert stack.job(job_id).state == JobState.PAUSED
     stack.resume(job_id)
-    job = stack.wait_for(job_id, JobState.SUCCEEDED)
+    job = stack.wait_for(job_id, JobState.SUCCEEDED, seconds=180)
     assert (job.attempt, job.losses) == (1, 0)
     assert len(stack.steps(job_id)) >= before
     assert stack.weights(job_id) == stack.weights(plain)

@@ -39,7 +39,7 @@ SWEEP_SECONDS = 0.5
 UPLOAD = "upl_" + 26 * "0"
 ARCHITECTURE = {"name": "mlp", "options": {"input_shape": [1, 8, 8], "num_classes": 10, "hidden": [16]}}
 QUIET = ["--without-mingle", "--without-gossip"]
-LONG, SOME, SHORT = 100_000, 120, 2  # epochs
+LONG, SOME, SHORT = 100_000, 900, 2  # epochs
 
 
 def until(look: Callable[[], T | Literal[False] | None], seconds: float = 60.0, what: str = "it") -> T:
