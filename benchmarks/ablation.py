@@ -35,9 +35,9 @@ from workers.graph.groups import Groups, find_groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.lifting import lift
 from workers.journal import Silent
-from workers.pruning.ablation import Work, ablated_logits, chosen_units
+from workers.pruning.ablation.ablation import Work, ablated_logits, chosen_units
+from workers.pruning.ablation.full_passes import one_by_one
 from workers.pruning.calibration import Calibration
-from workers.pruning.full_passes import one_by_one
 from workers.pruning.reads import find_reads
 from workers.pruning.replacement import Replacement, fit
 from workers.students.architectures import build

@@ -28,8 +28,8 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.lifting import lift
 from workers.journal import Silent
 from workers.pruning.calibration import Calibration
-from workers.pruning.leave_one_out import output_sums
-from workers.pruning.linearised import linearised_kl
+from workers.pruning.criteria.leave_one_out import output_sums
+from workers.pruning.criteria.linearised import linearised_kl
 from workers.pruning.ranks import spearman
 from workers.pruning.reads import ReadingRun, find_reads
 from workers.pruning.replacement import fit

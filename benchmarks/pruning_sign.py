@@ -20,8 +20,8 @@ from benchmarks.pruning_quality import RESULTS, note, read
 from benchmarks.pruning_ways import MEMORY, Subject
 from workers.journal import Silent
 from workers.pruning.calibration import drawn
+from workers.pruning.criteria.leave_one_out import output_sums
 from workers.pruning.labels import required_labels
-from workers.pruning.leave_one_out import output_sums
 from workers.pruning.ranks import spearman
 from workers.pruning.reads import find_reads
 from workers.pruning.replacement import fit

@@ -35,11 +35,11 @@ from workers.graph.surgery import remove
 from workers.information.divergence import kl_divergence_from_logits
 from workers.journal import Silent
 from workers.pruning.calibration import drawn
-from workers.pruning.criteria import score
-from workers.pruning.pruned import Pruned
+from workers.pruning.criteria.criteria import score
 from workers.pruning.reads import find_reads
-from workers.pruning.refit import refit
-from workers.pruning.schedule import Judgement, prune
+from workers.pruning.repair.refit import refit
+from workers.pruning.schedule.pruned import Pruned
+from workers.pruning.schedule.schedule import Judgement, prune
 from workers.training.data import Split
 
 CPU = torch.device("cpu")

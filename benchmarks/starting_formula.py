@@ -34,7 +34,7 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.surgery import remove
 from workers.journal import Silent
 from workers.pruning.calibration import Calibration
-from workers.pruning.criteria import score
+from workers.pruning.criteria.criteria import score
 from workers.pruning.ranks import spearman
 from workers.pruning.reads import find_reads
 from workers.pruning.scores import Scores

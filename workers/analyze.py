@@ -52,10 +52,10 @@ from workers.graph.groups import Groups, find_groups
 from workers.graph.layer_graph import LayerGraph
 from workers.job import JobContext, JobReport
 from workers.material import recorded_facts
-from workers.pruning.account import CostLayout
 from workers.pruning.calibration import Calibration, drawn
-from workers.pruning.criteria import score
+from workers.pruning.criteria.criteria import score
 from workers.pruning.reads import find_reads
+from workers.pruning.schedule.account import CostLayout
 from workers.pruning.scores import Scores
 from workers.training.data import Dataset, Split
 from workers.training.determinism import deterministic

@@ -28,7 +28,7 @@ from workers.formats.models import load_architecture, load_as_graph, load_model
 from workers.job import JobContext, JobResult
 from workers.material import built, recorded_facts, redrawn, selection_of, student_architecture
 from workers.pruner import Pruner
-from workers.pruning.pruned import Pruned
+from workers.pruning.schedule.pruned import Pruned
 from workers.training.data import Split
 from workers.training.learner import Loss
 from workers.training.loop import train

@@ -38,9 +38,9 @@ from workers.graph.surgery import remove
 from workers.job import JobContext, JobResult
 from workers.material import recorded_facts, selection_of
 from workers.pruner import Pruner
-from workers.pruning.pruned import Pruned
-from workers.pruning.schedule import Judgement
-from workers.pruning.steps import Step
+from workers.pruning.schedule.pruned import Pruned
+from workers.pruning.schedule.schedule import Judgement
+from workers.pruning.schedule.steps import Step
 from workers.training.learner import Loss
 from workers.training.loop import train
 from workers.training.outcome import TrainingOutcome

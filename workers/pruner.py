@@ -22,15 +22,15 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
 from workers.job import JobContext
 from workers.pruning.calibration import Calibration, drawn
-from workers.pruning.criteria import score
-from workers.pruning.folding import fold_means
-from workers.pruning.pruned import Pruned, carry_weights
+from workers.pruning.criteria.criteria import score
 from workers.pruning.reads import find_reads
-from workers.pruning.refit import refit
-from workers.pruning.schedule import Judgement, Outcome, prune
+from workers.pruning.repair.folding import fold_means
+from workers.pruning.repair.refit import refit
+from workers.pruning.schedule.pruned import Pruned, carry_weights
+from workers.pruning.schedule.schedule import Judgement, Outcome, prune
+from workers.pruning.schedule.steps import Step
+from workers.pruning.schedule.unit_latency import LatencyProbe
 from workers.pruning.scores import Scores
-from workers.pruning.steps import Step
-from workers.pruning.unit_latency import LatencyProbe
 from workers.training.data import Dataset, Split
 from workers.training.validation import validate
 

@@ -38,8 +38,8 @@ from workers.information.estimators import (
     plug_in_mutual_information,
 )
 from workers.journal import Journal
-from workers.pruning.activation import cut, mean_activation, shares
 from workers.pruning.calibration import Batch, Calibration
+from workers.pruning.criteria.activation import cut, mean_activation, shares
 from workers.pruning.examples import Layout, find_layouts
 from workers.pruning.labels import required_labels
 from workers.pruning.observation import activation_bytes, as_input, batch_size, observed

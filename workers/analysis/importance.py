@@ -16,11 +16,11 @@ from service.contract.analysis import GroupImportance, Importance, Preview
 from service.contract.criteria import CriterionOptions
 from workers.analysis.listing import Room, numbers, rounded, unit_values
 from workers.graph.groups import Groups
-from workers.pruning.account import Account, CostLayout
-from workers.pruning.allocation import Cut, allocate
-from workers.pruning.limits import Limits
+from workers.pruning.schedule.account import Account, CostLayout
+from workers.pruning.schedule.allocation import Cut, allocate
+from workers.pruning.schedule.limits import Limits
+from workers.pruning.schedule.steps import undecided
 from workers.pruning.scores import Scores
-from workers.pruning.steps import undecided
 
 TARGET = 0.5  # of the MACs
 NAMED_GROUPS = 3

@@ -7,7 +7,7 @@ from workers.analysis.importance import importance, prospect
 from workers.analysis.listing import Room
 from workers.graph.surgery import remove
 from workers.graph.unit_cost import Size
-from workers.pruning.account import CostLayout
+from workers.pruning.schedule.account import CostLayout
 from workers.pruning.scores import Scores
 
 

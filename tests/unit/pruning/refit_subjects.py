@@ -18,7 +18,7 @@ from workers.graph.surgery import remove
 from workers.graph.unit_cost import Kept
 from workers.journal import Silent
 from workers.pruning.calibration import Calibration
-from workers.pruning.refit import RefitReport, Ridge, refit
+from workers.pruning.repair.refit import RefitReport, Ridge, refit
 from workers.training.data import Scaling, Split
 
 AMPLE = 2**28

@@ -19,13 +19,13 @@ from workers.graph.lifting import lift
 from workers.graph.tensor_meta import TensorMeta
 from workers.journal import Silent
 from workers.pruning import consumer_updates
-from workers.pruning.ablation import AblatedLogits, Work, ablated_logits, chosen_units, tiles
+from workers.pruning.ablation.ablation import AblatedLogits, Work, ablated_logits, chosen_units, tiles
+from workers.pruning.ablation.stacking import rows
 from workers.pruning.calibration import Calibration
 from workers.pruning.examples import Layout
 from workers.pruning.observation import as_input
 from workers.pruning.reads import Read, find_reads
 from workers.pruning.replacement import fit
-from workers.pruning.stacking import rows
 from workers.training.data import Scaling, Split
 
 EXAMPLES = 7

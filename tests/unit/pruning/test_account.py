@@ -7,7 +7,7 @@ from tests.unit.pruning.zoo import groups_of, network_of
 from workers.graph.cost import graph_cost
 from workers.graph.groups import Groups
 from workers.graph.surgery import remove
-from workers.pruning.account import Account, CostLayout
+from workers.pruning.schedule.account import Account, CostLayout
 
 NETWORKS = ("resnet8", "resnext", "mobilenet_v2", "densenet", "fused_qkv", "llama")
 

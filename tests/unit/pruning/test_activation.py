@@ -8,7 +8,7 @@ from service.contract.errors import Invalid
 from tests.reference import criteria as reference
 from tests.unit.pruning.subjects import AMPLE, SILENT, judged, subject
 from workers.pruning import observation
-from workers.pruning.activation import activation_entropy, label_information
+from workers.pruning.criteria.activation import activation_entropy, label_information
 
 NAMES = ["lenet", "densenet", "torch_encoder", "sentences"]
 OPTIONS = {"memory_bytes": AMPLE, "journal": SILENT}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from workers.pruning.affine import Affine, Dense, convolution, picked
-from workers.pruning.readers import layer_options
+from workers.pruning.repair.affine import Affine, Dense, convolution, picked
+from workers.pruning.repair.readers import layer_options
 
 CONVOLUTIONS = {
     "plain": (nn.Conv2d(4, 6, 3), (7, 6)),

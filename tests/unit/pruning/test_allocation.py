@@ -9,11 +9,11 @@ from service.contract.errors import Invalid
 from tests.reference import allocation as reference
 from tests.unit.pruning.zoo import groups_of, layout_of, random_scores
 from workers.graph.groups import Groups
-from workers.pruning.account import Account, CostName
-from workers.pruning.allocation import Cut, allocate
-from workers.pruning.limits import Limits, check_keep
+from workers.pruning.schedule.account import Account, CostName
+from workers.pruning.schedule.allocation import Cut, allocate
+from workers.pruning.schedule.limits import Limits, check_keep
+from workers.pruning.schedule.structures import classes
 from workers.pruning.scores import Scores
-from workers.pruning.structures import classes
 
 COMPARED = ("global", "per_mac", "per_parameter", "uniform", "isomorphic")
 

@@ -19,9 +19,9 @@ from tests.unit.pruning.subjects import AMPLE, SILENT, Subject, judged, outputs,
 from workers.formats.pt2_reader import read_pt2
 from workers.graph.lifting import lift
 from workers.journal import Silent, Stopped
-from workers.pruning.bottleneck import BottleneckTraining, Gates, Trainer, information_bottleneck, scores_of
-from workers.pruning.criteria import score
-from workers.pruning.gates import output_kl_fisher
+from workers.pruning.criteria.bottleneck import BottleneckTraining, Gates, Trainer, information_bottleneck, scores_of
+from workers.pruning.criteria.criteria import score
+from workers.pruning.criteria.gates import output_kl_fisher
 from workers.pruning.ranks import spearman
 from workers.pruning.scores import Scores
 

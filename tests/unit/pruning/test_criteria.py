@@ -18,7 +18,7 @@ from tests.reference import criteria as reference
 from tests.unit.pruning.subjects import AMPLE, SILENT, Subject, judged, outputs, subject
 from workers.formats.pt2_reader import read_pt2
 from workers.graph.lifting import lift
-from workers.pruning.criteria import FUNCTIONS, score
+from workers.pruning.criteria.criteria import FUNCTIONS, score
 from workers.pruning.ranks import ranks, spearman
 from workers.pruning.scores import Scores
 

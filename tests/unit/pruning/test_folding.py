@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from tests.unit.pruning.refit_subjects import SILENT, Subject, outputs, subject
 from workers.graph.layer_graph import LayerGraph
-from workers.pruning.folding import fold_means
 from workers.pruning.reads import Read, ReadingRun, find_reads
+from workers.pruning.repair.folding import fold_means
 
 
 def mean_ablated(case: Subject) -> Tensor:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from service.contract.errors import Invalid
 from tests.unit.pruning.subjects import AMPLE, SILENT, Subject, outputs, subject
-from workers.pruning.gates import output_kl_fisher, taylor
-from workers.pruning.linearised import linearised_kl
+from workers.pruning.criteria.gates import output_kl_fisher, taylor
+from workers.pruning.criteria.linearised import linearised_kl
 from workers.pruning.reads import Read, ReadingRun
 from workers.pruning.replacement import fit
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from tests.reference import refit as reference
-from workers.pruning.frontier import Frontier
-from workers.pruning.gram import Gram
-from workers.pruning.regression import Evidence, Solution, relative_error
-from workers.pruning.rows import Rows
-from workers.pruning.sampling import Sample
+from workers.pruning.repair.frontier import Frontier
+from workers.pruning.repair.gram import Gram
+from workers.pruning.repair.regression import Evidence, Solution, relative_error
+from workers.pruning.repair.rows import Rows
+from workers.pruning.repair.sampling import Sample
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn((90, 2, 5), generator=GENERATOR, dtype=torch.float64) * 3 + 2

@@ -13,10 +13,10 @@ from tests.reference import criteria as reference
 from tests.unit.pruning.subjects import AMPLE, SILENT, Subject, outputs, subject
 from workers.pruning import linearised, observation
 from workers.pruning.calibration import Batch
-from workers.pruning.linearised import Probes, linearised_kl
+from workers.pruning.criteria.linearised import Probes, linearised_kl
+from workers.pruning.criteria.sensitivity import every_class, responses
 from workers.pruning.replacement import Ablation, Replacement, fit
 from workers.pruning.scores import Scores
-from workers.pruning.sensitivity import every_class, responses
 
 # Plain, residual, concatenated, gated, merged and moved axes of examples, heads and widths, tokens.
 NAMES = ["mlp", "lenet", "resnet8", "densenet", "efficientnet", "convnext", "vit", "torch_encoder", "sentences"]

@@ -12,7 +12,7 @@ from tests.unit.pruning.subjects import subject
 from workers.formats.pt2_reader import read_pt2
 from workers.graph.groups import find_groups
 from workers.graph.lifting import lift
-from workers.pruning.magnitude import batchnorm_scale, magnitude, random_order
+from workers.pruning.criteria.magnitude import batchnorm_scale, magnitude, random_order
 
 
 def by_mean(parts: list[Tensor]) -> Tensor:

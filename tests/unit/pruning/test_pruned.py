@@ -13,8 +13,8 @@ from tests.unit.pruning.zoo import groups_of, network_of, random_scores
 from workers.graph.cost import graph_cost
 from workers.graph.footprints import HEADS
 from workers.graph.surgery import remove
-from workers.pruning.correspondence import by_the_teacher, origins
-from workers.pruning.pruned import Pruned, tensors_of
+from workers.pruning.schedule.correspondence import by_the_teacher, origins
+from workers.pruning.schedule.pruned import Pruned, tensors_of
 from workers.pruning.scores import Scores
 
 SEQUENCES = ("resnet8", "densenet", "fused_qkv", "llama")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tests.unit.pruning.refit_subjects import Subject, outputs, subject
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Silent, Stopped
-from workers.pruning.refit import RIDGES, refit
+from workers.pruning.repair.refit import RIDGES, refit
 
 
 class Small(nn.Module):

@@ -23,13 +23,13 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
 from workers.information.divergence import kl_divergence_from_logits
 from workers.journal import Silent, Stopped
-from workers.pruning.account import Account, CostLayout
-from workers.pruning.limits import Limits
-from workers.pruning.pruned import Pruned
-from workers.pruning.schedule import Judgement, Outcome, prune
+from workers.pruning.schedule.account import Account, CostLayout
+from workers.pruning.schedule.limits import Limits
+from workers.pruning.schedule.pruned import Pruned
+from workers.pruning.schedule.schedule import Judgement, Outcome, prune
+from workers.pruning.schedule.steps import Step
+from workers.pruning.schedule.targets import at_floor
 from workers.pruning.scores import Scores
-from workers.pruning.steps import Step
-from workers.pruning.targets import at_floor
 
 INPUTS = torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 

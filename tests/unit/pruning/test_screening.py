@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from workers.pruning.criteria.screening import screened
 from workers.pruning.scores import Scores
-from workers.pruning.screening import screened
 
 Values = dict[str, Tensor]
 

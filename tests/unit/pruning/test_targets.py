@@ -6,9 +6,9 @@ from service.contract.prune_spec import Target
 from tests.unit.pruning.zoo import groups_of, layout_of, network_of
 from workers.graph.cost import graph_cost
 from workers.graph.surgery import remove
-from workers.pruning.account import Account
-from workers.pruning.limits import Limits
-from workers.pruning.targets import at_floor, goal_of, reachable
+from workers.pruning.schedule.account import Account
+from workers.pruning.schedule.limits import Limits
+from workers.pruning.schedule.targets import at_floor, goal_of, reachable
 
 
 def test_a_share_and_a_number_are_the_same_goal() -> None:

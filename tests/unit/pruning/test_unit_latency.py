@@ -12,7 +12,7 @@ from workers.graph.cost import graph_cost
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Silent, Stopped
 from workers.pruning import unit_latency
-from workers.pruning.unit_latency import LatencyProbe
+from workers.pruning.schedule.unit_latency import LatencyProbe
 
 EXAMPLE = torch.zeros(1, 48)
 

@@ -10,7 +10,7 @@ from workers.formats.pt2_reader import read_pt2
 from workers.graph.groups import Groups, find_groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.lifting import lift
-from workers.pruning.account import CostLayout
+from workers.pruning.schedule.account import CostLayout
 from workers.pruning.scores import Scores
 
 

@@ -10,8 +10,8 @@ from service.contract.prune_spec import PruneSpec
 from service.contract.reach import floor, obstacle, reachable
 from tests.unit.pruning.zoo import groups_of, layout_of, network_of
 from workers.formats.graph_models import graph_facts
-from workers.pruning.limits import Limits
-from workers.pruning.targets import at_floor
+from workers.pruning.schedule.limits import Limits
+from workers.pruning.schedule.targets import at_floor
 
 NETWORKS = ("resnet8", "fused_qkv", "densenet")
 LIMITS: tuple[dict[str, Any], ...] = ({}, {"min_units": 1}, {"min_units": 5}, {"round_to": 4}, {"keep": {}})

@@ -28,20 +28,20 @@ from workers.graph.groups import Groups
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Journal
-from workers.pruning.activation import activation_entropy, label_information
-from workers.pruning.bottleneck import BottleneckTraining, information_bottleneck
 from workers.pruning.calibration import Calibration
-from workers.pruning.gates import output_kl_fisher, taylor
+from workers.pruning.criteria.activation import activation_entropy, label_information
+from workers.pruning.criteria.bottleneck import BottleneckTraining, information_bottleneck
+from workers.pruning.criteria.gates import output_kl_fisher, taylor
+from workers.pruning.criteria.leave_one_out import output_sums
+from workers.pruning.criteria.linearised import linearised_kl
+from workers.pruning.criteria.magnitude import batchnorm_scale, magnitude, random_order
+from workers.pruning.criteria.output_scores import OutputSums
+from workers.pruning.criteria.screening import screened
 from workers.pruning.labels import required_labels
-from workers.pruning.leave_one_out import output_sums
-from workers.pruning.linearised import linearised_kl
-from workers.pruning.magnitude import batchnorm_scale, magnitude, random_order
-from workers.pruning.output_scores import OutputSums
 from workers.pruning.ranks import spearman
 from workers.pruning.reads import Read
 from workers.pruning.replacement import Ablation, Replacement, fit
 from workers.pruning.scores import Scores
-from workers.pruning.screening import screened
 
 EXACT_TEMPERATURE, LINEARISED_TEMPERATURE = 1.0, 4.0
 WRONG_MEMBERS = 0.01  # expected share of those that screening lets go and exact scores would keep

@@ -11,8 +11,8 @@ from workers.graph.calls import arguments_of, is_aten
 from workers.graph.functionalization import PASSING
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.tensor_meta import TensorMeta
-from workers.pruning.affine import Affine, Dense
-from workers.pruning.dependencies import Dependencies
+from workers.pruning.repair.affine import Affine, Dense
+from workers.pruning.repair.dependencies import Dependencies
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SAME_VALUES = (*PASSING, "alias", "clone", "contiguous", "detach")

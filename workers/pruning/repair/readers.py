@@ -23,10 +23,10 @@ from workers.graph.module_tree import own_tensors, tensor_at
 from workers.graph.sites import Held, Site, site_of
 from workers.graph.survivors import Survivors
 from workers.graph.unit_cost import Kept
-from workers.pruning.affine import Affine, Dense, convolution
-from workers.pruning.batch_norms import BatchNorm
-from workers.pruning.dependencies import Dependencies
-from workers.pruning.residual_sums import ResidualSum, residual_sum
+from workers.pruning.repair.affine import Affine, Dense, convolution
+from workers.pruning.repair.batch_norms import BatchNorm
+from workers.pruning.repair.dependencies import Dependencies
+from workers.pruning.repair.residual_sums import ResidualSum, residual_sum
 
 
 @dataclass(frozen=True, eq=False)

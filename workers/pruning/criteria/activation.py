@@ -24,12 +24,12 @@ from workers.information.binning import bin_codes, count_codes, equal_width_edge
 from workers.information.estimators import miller_madow_mutual_information, plug_in_entropy
 from workers.journal import Journal
 from workers.pruning.calibration import Batch, Calibration
+from workers.pruning.criteria.sensitivity import contracted
 from workers.pruning.examples import Layout, find_layouts
 from workers.pruning.labels import required_labels
 from workers.pruning.observation import activation_bytes, as_input, batch_size, observed
 from workers.pruning.reads import Read, ReadingRun
 from workers.pruning.scores import Scores
-from workers.pruning.sensitivity import contracted
 
 # Group -> counts (units, bins, labels) of a pass over the inputs.
 Measure = Callable[[Tensor], Tensor]

@@ -20,11 +20,11 @@ from workers.graph.cost import example_batch
 from workers.graph.functionalization import memory_owners
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
-from workers.pruning.consumer_updates import Tile, Update, update_of
+from workers.pruning.ablation.consumer_updates import Tile, Update, update_of
+from workers.pruning.ablation.stacking import Batching, is_size, leading, led_axis
 from workers.pruning.examples import Layout
 from workers.pruning.observation import tensor_bytes
 from workers.pruning.reads import Read
-from workers.pruning.stacking import Batching, is_size, leading, led_axis
 
 aten = torch.ops.aten
 

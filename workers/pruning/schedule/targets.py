@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from service.contract.prune_spec import Absolute, Target
 from workers.graph.groups import Groups
 from workers.graph.module_tree import split_name
-from workers.pruning.account import Account, CostLayout, CostName, Costs
-from workers.pruning.limits import Limits
+from workers.pruning.schedule.account import Account, CostLayout, CostName, Costs
+from workers.pruning.schedule.limits import Limits
 
 MOST_HOLDERS = 5  # of which a refusal speaks
 

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 import torch
 
 from workers.graph.groups import Group
-from workers.pruning.account import Account, CostName
-from workers.pruning.limits import Limits
+from workers.pruning.schedule.account import Account, CostName
+from workers.pruning.schedule.limits import Limits
+from workers.pruning.schedule.structures import classes
 from workers.pruning.scores import Scores
-from workers.pruning.structures import classes
 
 Rank = tuple[float, ...]
 NEGATIVE, ORDINARY, WORTHLESS = 0.0, 1.0, 2.0

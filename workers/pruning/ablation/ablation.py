@@ -32,16 +32,25 @@ from workers.graph.groups import Groups
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Journal, Silent
+from workers.pruning.ablation.consumer_updates import Tile
+from workers.pruning.ablation.folded_network import Folded, fold
+from workers.pruning.ablation.full_passes import one_by_one
+from workers.pruning.ablation.stacking import Batching, find_batching, values_of
+from workers.pruning.ablation.suffix import (
+    Ablations,
+    Edge,
+    NotStackable,
+    Suffix,
+    first_output,
+    pass_bytes,
+    plan,
+    run_suffix,
+)
 from workers.pruning.calibration import Batch, Calibration
-from workers.pruning.consumer_updates import Tile
 from workers.pruning.examples import Layout
-from workers.pruning.folded_network import Folded, fold
-from workers.pruning.full_passes import one_by_one
 from workers.pruning.observation import tensor_bytes
 from workers.pruning.reads import Read
 from workers.pruning.replacement import Replacement
-from workers.pruning.stacking import Batching, find_batching, values_of
-from workers.pruning.suffix import Ablations, Edge, NotStackable, Suffix, first_output, pass_bytes, plan, run_suffix
 
 EXAMPLES = 1024  # in a batch at most
 FEW = 16  # examples in a batch, below which groups are taken fewer at a time

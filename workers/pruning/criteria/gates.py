@@ -20,13 +20,13 @@ from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Journal
 from workers.pruning.calibration import Batch, Calibration
+from workers.pruning.criteria.linearised import Probes, followed, mean_scores, num_probes, probed
+from workers.pruning.criteria.sensitivity import Responses, every_class, responses
 from workers.pruning.labels import required_labels
-from workers.pruning.linearised import Probes, followed, mean_scores, num_probes, probed
 from workers.pruning.moments import Moments
 from workers.pruning.reads import Read
 from workers.pruning.replacement import Replacement
 from workers.pruning.scores import Scores
-from workers.pruning.sensitivity import Responses, every_class, responses
 
 GATED = Replacement("zero", {})
 

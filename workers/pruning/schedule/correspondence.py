@@ -17,7 +17,7 @@ from torch import Tensor
 from workers.graph.footprints import WIDTH
 from workers.graph.groups import Groups
 from workers.graph.labels import LabelArray
-from workers.pruning.pruned import Pruned
+from workers.pruning.schedule.pruned import Pruned
 from workers.pruning.scores import Scores
 
 NONE = -1

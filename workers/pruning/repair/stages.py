@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from workers.graph.layer_graph import LayerGraph
-from workers.pruning.dependencies import Dependencies
-from workers.pruning.readers import Reader
+from workers.pruning.repair.dependencies import Dependencies
+from workers.pruning.repair.readers import Reader
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from torch import Tensor, fx
 
 from workers.graph.layer_graph import LayerGraph
-from workers.pruning.frontier import Frontier, Values
-from workers.pruning.stages import Leg, Stage
+from workers.pruning.repair.frontier import Frontier, Values
+from workers.pruning.repair.stages import Leg, Stage
 
 
 class Walk(fx.Interpreter):

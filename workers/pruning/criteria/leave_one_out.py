@@ -11,10 +11,10 @@ from workers.graph.groups import Groups
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Journal
-from workers.pruning.ablation import ablated_logits
+from workers.pruning.ablation.ablation import ablated_logits
 from workers.pruning.calibration import Calibration
+from workers.pruning.criteria.output_scores import OutputSums
 from workers.pruning.observation import base_logits
-from workers.pruning.output_scores import OutputSums
 from workers.pruning.reads import Read
 from workers.pruning.replacement import Replacement
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.pruning.regression import Solution
+from workers.pruning.repair.regression import Solution
 
 
 @dataclass(frozen=True)

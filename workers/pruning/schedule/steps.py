@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.pruning.account import Costs
-from workers.pruning.allocation import Cut
-from workers.pruning.pruned import Pruned
+from workers.pruning.schedule.account import Costs
+from workers.pruning.schedule.allocation import Cut
+from workers.pruning.schedule.pruned import Pruned
 from workers.pruning.scores import Scores
 
 BINS = 20

@@ -17,10 +17,10 @@ from workers.graph.calls import arguments_of, is_aten
 from workers.graph.labels import LabelArray
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.module_tree import tensor_at
+from workers.pruning.ablation.folded_network import CONVOLUTIONS, rank
+from workers.pruning.ablation.stacking import FIRST, Batching, leading, rows
 from workers.pruning.examples import Layout
-from workers.pruning.folded_network import CONVOLUTIONS, rank
 from workers.pruning.reads import Read
-from workers.pruning.stacking import FIRST, Batching, leading, rows
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from workers.pruning.gram import shortest
-from workers.pruning.regression import Solution
+from workers.pruning.repair.gram import shortest
+from workers.pruning.repair.regression import Solution
 
 
 @dataclass(frozen=True)

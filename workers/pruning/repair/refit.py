@@ -26,17 +26,17 @@ from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
 from workers.journal import Journal
-from workers.pruning.batch_norms import rewrite_norm, scale_and_shift
 from workers.pruning.calibration import Calibration
-from workers.pruning.evidence import Collection, Division, Extent
-from workers.pruning.frontier import Frontier, Values
-from workers.pruning.lockstep import Pair
 from workers.pruning.observation import as_input, observed, tensor_bytes
 from workers.pruning.observation import batch_size as fitting
-from workers.pruning.readers import Reader, find_readers
-from workers.pruning.regression import Evidence, Solution, relative_error
-from workers.pruning.remaining import Remaining
-from workers.pruning.stages import aim, plan
+from workers.pruning.repair.batch_norms import rewrite_norm, scale_and_shift
+from workers.pruning.repair.evidence import Collection, Division, Extent
+from workers.pruning.repair.frontier import Frontier, Values
+from workers.pruning.repair.lockstep import Pair
+from workers.pruning.repair.readers import Reader, find_readers
+from workers.pruning.repair.regression import Evidence, Solution, relative_error
+from workers.pruning.repair.remaining import Remaining
+from workers.pruning.repair.stages import aim, plan
 
 Ridge = float | Literal["auto"]
 

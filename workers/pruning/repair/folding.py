@@ -13,13 +13,13 @@ from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
 from workers.journal import Journal
-from workers.pruning.batch_norms import statistics
 from workers.pruning.calibration import Calibration
-from workers.pruning.lockstep import Walk
 from workers.pruning.observation import as_input, observed
-from workers.pruning.readers import Reader, channel_axis, find_readers
-from workers.pruning.remaining import Remaining
-from workers.pruning.stages import legs
+from workers.pruning.repair.batch_norms import statistics
+from workers.pruning.repair.lockstep import Walk
+from workers.pruning.repair.readers import Reader, channel_axis, find_readers
+from workers.pruning.repair.remaining import Remaining
+from workers.pruning.repair.stages import legs
 
 BATCH = 64
 

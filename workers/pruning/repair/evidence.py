@@ -9,13 +9,13 @@ from operator import add
 import numpy as np
 from torch import Tensor
 
-from workers.pruning.affine import picked
 from workers.pruning.calibration import Calibration
-from workers.pruning.gram import Gram
-from workers.pruning.readers import Reader
-from workers.pruning.regression import Evidence
-from workers.pruning.rows import Rows
-from workers.pruning.sampling import Sample, chunks
+from workers.pruning.repair.affine import picked
+from workers.pruning.repair.gram import Gram
+from workers.pruning.repair.readers import Reader
+from workers.pruning.repair.regression import Evidence
+from workers.pruning.repair.rows import Rows
+from workers.pruning.repair.sampling import Sample, chunks
 
 HELD_OUT = 5  # one example in so many
 CHUNK = 2**22  # numbers that are made float64 at a time: 32 MB

@@ -21,7 +21,7 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.ledger import Slot
 from workers.graph.surgery import remove
 from workers.graph.unit_cost import Kept, Size
-from workers.pruning.account import Selection
+from workers.pruning.schedule.account import Selection
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,14 +31,14 @@ from workers.graph.groups import Groups
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.unit_cost import Kept
 from workers.journal import Journal, Stopped
-from workers.pruning.account import Account, CostLayout
-from workers.pruning.allocation import Cut, allocate
-from workers.pruning.correspondence import by_the_teacher, origins
-from workers.pruning.limits import Limits, check_keep
-from workers.pruning.pruned import Pruned
+from workers.pruning.schedule.account import Account, CostLayout
+from workers.pruning.schedule.allocation import Cut, allocate
+from workers.pruning.schedule.correspondence import by_the_teacher, origins
+from workers.pruning.schedule.limits import Limits, check_keep
+from workers.pruning.schedule.pruned import Pruned
+from workers.pruning.schedule.steps import Step, group_steps
+from workers.pruning.schedule.targets import Goal, Reach, amount, reachable
 from workers.pruning.scores import Scores
-from workers.pruning.steps import Step, group_steps
-from workers.pruning.targets import Goal, Reach, amount, reachable
 from workers.training.determinism import deterministic
 
 MAX_HALVINGS = 4  # of the step, on the way to a limit

@@ -31,11 +31,11 @@ from workers.graph.layer_graph import LayerGraph
 from workers.information.divergence import divergence_terms
 from workers.journal import Journal
 from workers.pruning.calibration import Batch, Calibration
+from workers.pruning.criteria.sensitivity import Responses, every_class, responses
 from workers.pruning.moments import Moments
 from workers.pruning.reads import Read
 from workers.pruning.replacement import Replacement
 from workers.pruning.scores import Scores
-from workers.pruning.sensitivity import Responses, every_class, responses
 
 MANY_CLASSES = 64  # beyond it, probes
 PROBES = 8
