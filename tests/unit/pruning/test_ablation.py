@@ -18,7 +18,7 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.lifting import lift
 from workers.graph.tensor_meta import TensorMeta
 from workers.journal import Silent
-from workers.pruning import consumer_updates
+from workers.pruning.ablation import consumer_updates
 from workers.pruning.ablation.ablation import AblatedLogits, Work, ablated_logits, chosen_units, tiles
 from workers.pruning.ablation.stacking import rows
 from workers.pruning.calibration import Calibration

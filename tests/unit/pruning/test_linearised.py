@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tests.reference import criteria as reference
 from tests.unit.pruning.subjects import AMPLE, SILENT, Subject, outputs, subject
-from workers.pruning import linearised, observation
+from workers.pruning import observation
 from workers.pruning.calibration import Batch
+from workers.pruning.criteria import linearised
 from workers.pruning.criteria.linearised import Probes, linearised_kl
 from workers.pruning.criteria.sensitivity import every_class, responses
 from workers.pruning.replacement import Ablation, Replacement, fit

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.reference import criteria as reference
 from tests.unit.pruning.subjects import outputs, subject
-from workers.pruning import output_scores
+from workers.pruning.criteria import output_scores
 from workers.pruning.criteria.output_scores import OutputSums
 from workers.pruning.scores import Scores
 

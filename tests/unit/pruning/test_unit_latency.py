@@ -11,7 +11,7 @@ from tests.unit.pruning.zoo import groups_of, network_of
 from workers.graph.cost import graph_cost
 from workers.graph.layer_graph import LayerGraph
 from workers.journal import Silent, Stopped
-from workers.pruning import unit_latency
+from workers.pruning.schedule import unit_latency
 from workers.pruning.schedule.unit_latency import LatencyProbe
 
 EXAMPLE = torch.zeros(1, 48)
