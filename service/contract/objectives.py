@@ -8,6 +8,7 @@ as T grows. Terms are in nats, averaged over the batch.
 α and T may change over the training; see `service.contract.ramps`.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -38,19 +39,19 @@ class ObjectiveOptions(Frozen):
         return data
 
     @property
+    @abstractmethod
     def uses_labels(self) -> bool:
         """Whether the loss reads labels, with these options."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def uses_teacher(self) -> bool:
         """Whether the loss reads the teacher's outputs, with these options."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def without_labels(self) -> tuple[str, str]:
         """The option that makes the loss read labels, and what to set it to where there are none."""
-        raise NotImplementedError
 
     def doubts(self, num_epochs: int) -> tuple[str, ...]:  # noqa: ARG002  some objectives look at it
         """What looks like a mistake in a training of so many epochs."""

@@ -1,7 +1,6 @@
 """The analysis job on real handwritten digits, in this process: a model and a pair, from canonical folders."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,10 @@ from workers.job import JobReport
 from workers.journal import Silent, Stopped
 from workers.pipeline import stages_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 UNLABELLED = "dat_" + 26 * "5"
 CRITERIA = ["output_kl", {"name": "output_kl", "mode": "exact"}, "taylor", "l2", "activation_entropy"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

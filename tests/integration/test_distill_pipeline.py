@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from tests.integration.pipelines import (
     TEACHER,
     TRAINING,
     UPLOAD,
-    canonical_digits,
     context_of,
     run,
 )
@@ -37,18 +35,7 @@ from workers.journal import Stopped
 from workers.pipeline import stages_of
 from workers.training.checkpoint import load_checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return canonical_digits(tmp_path_factory.mktemp("inputs"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spec_of(student: dict[str, Any] | None = None, **config: Any) -> DistillSpec:

@@ -1,7 +1,6 @@
 """The pruning job on real handwritten digits, in this process: from canonical folders to a verified artifact."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from service.contract.errors import Invalid
 from service.contract.prune_spec import PruneSpec
 from service.contract.reports import Report
 from service.contract.specs import ModelDeclaration
-from tests.integration.pipelines import DATASET, TEACHER, UPLOAD, canonical_digits, context_of, run
+from tests.integration.pipelines import DATASET, TEACHER, UPLOAD, context_of, run
 from tests.unit.training.blobs import CPU, Crash, Interrupting, Listening, fingerprint
 from workers.formats.datasets import load_dataset
 from workers.formats.models import load_model, read_model
@@ -23,18 +22,7 @@ from workers.journal import Stopped
 from workers.pipeline import stages_of
 from workers.training.checkpoint import load_checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return canonical_digits(tmp_path_factory.mktemp("inputs"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spec_of(**config: Any) -> PruneSpec:

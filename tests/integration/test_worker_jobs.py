@@ -295,13 +295,18 @@ def test_a_lost_message_is_rung_again(stack: Stack, inputs: tuple[str, str], wor
     stack.wait_for(job_id, JobState.RUNNING)
     stack.cancel(job_id)
     stack.wait_for(job_id, JobState.CANCELLED)
+    assert stack.states(job_id) == ["queued", "preparing", "running", "cancelling", "cancelled"]
 
 
 def test_two_slots_run_two_jobs_at_once(stack: Stack, inputs: tuple[str, str], worker: Worker) -> None:
     stack.worker(1)
     submitted = [stack.submit(*inputs, LONG) for _ in range(2)]
     for job_id in submitted:
-        stack.wait_for(job_id, JobState.RUNNING, seconds=5)
+        stack.wait_for(job_id, JobState.RUNNING, seconds=20)
+    one, other = (stack.holder(job_id) for job_id in submitted)
+    assert one is not other
+    assert [stack.job(job_id).state for job_id in submitted] == [JobState.RUNNING] * 2
+    for job_id in submitted:
         stack.cancel(job_id)
     for job_id in submitted:
         stack.wait_for(job_id, JobState.CANCELLED)

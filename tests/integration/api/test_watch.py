@@ -134,7 +134,10 @@ def test_a_stream_ends_quietly_when_its_job_is_deleted(served: Served) -> None:
             row = session.get_one(JobRecord, job)
             jobs.cancel(session, row)
             jobs.remove(session, row)
-        list(lines)  # to its end; a broken stream would raise
+        rest = list(lines)  # to its end; a broken stream would raise
+    assert answer.status_code == 200
+    assert not any(line.startswith("event: error") for line in rest)
+    assert house.ann.get(f"/v1/jobs/{job}").status_code == 404
 
 
 def test_a_stream_ends_when_its_key_is_revoked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
