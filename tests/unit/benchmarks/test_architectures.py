@@ -1,15 +1,11 @@
 """The rows of docs/architectures.md: measured, and a failure is shown as one."""
 
 import pytest
-import torch
 
 from benchmarks import architecture_row, architectures
 from tests.architectures import ARCHITECTURES, PUBLISHED
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", ["lenet", "bert"])

@@ -23,12 +23,9 @@ from workers.formats.models import load_architecture, load_model
 from workers.formats.verify import verify
 from workers.students.architectures import build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def network() -> nn.Module:

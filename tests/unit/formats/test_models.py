@@ -21,10 +21,7 @@ from workers.evaluation.cost import measure_cost
 from workers.formats.models import load_architecture, load_model
 from workers.students.architectures import build
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(name: str = "mlp", **options: Any) -> nn.Module:

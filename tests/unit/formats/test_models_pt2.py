@@ -21,14 +21,11 @@ from workers.formats.models import load_architecture, load_model
 from workers.graph.layer_graph import LayerGraph
 from workers.graph.redrawing import redraw
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DECLARED = ModelDeclaration.model_validate({"name": "m", "files": {"model.pt2": UPLOAD}})
 BATCH = {0: Dim("batch")}
 X = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Residual(nn.Module):

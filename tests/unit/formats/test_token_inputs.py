@@ -19,16 +19,13 @@ from workers.formats.datasets import load_dataset
 from workers.formats.models import load_model
 from workers.training.data import Split
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DECLARED = ModelDeclaration.model_validate({"name": "m", "files": {"model.pt2": UPLOAD}})
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 50, (60, 7))
 LABELS = np.arange(60) % 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 # Datasets --------------------------------------------------------------------------------------------------------

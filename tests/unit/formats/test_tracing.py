@@ -18,17 +18,14 @@ from workers.graph.layer_graph import LayerGraph
 from workers.graph.surgery import remove
 from workers.students.architectures import ARCHITECTURES, build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [7, 5], "dropout": 0.25},
     "wrn": {"depth": 10, "width": 1, "dropout": 0.25},
     "vgg": {"depth": 11},
 }
 SHAPES = {"mlp": (2, 3), "lenet_300_100": (1, 8, 8), "lenet5": (1, 28, 28), "vgg": (3, 32, 32)}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def shape_of(name: str) -> tuple[int, ...]:

@@ -34,15 +34,12 @@ from workers.formats.artifacts import export_program, write_safetensors
 from workers.formats.models import load_architecture, load_model
 from workers.graph.layer_graph import LayerGraph
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 transformers = pytest.importorskip("transformers")
 BERT = "BertForSequenceClassification"
 QUICK = {BERT, "ViTForImageClassification"}  # one that reads tokens, one whose parts transformers has renamed
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,10 @@ from workers.graph.lifting import lift
 from workers.graph.surgery import remove
 from workers.students.architectures import build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: Convolutions with shortcuts, branches and gates; attention with whole heads, grouped queries, tied embeddings.
 NETWORKS = ["resnet8", "densenet", "mobilenet_v3", "unet", "vit", "llama", "bert", "gpt"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

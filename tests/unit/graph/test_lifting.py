@@ -1,7 +1,6 @@
 """Lifted networks against the eager ones that were exported: the same bits, the same training, the same names."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,7 @@ from workers.graph.lifting import lift
 from workers.graph.module_tree import module_at
 from workers.graph.tensor_meta import SymbolicSize, TensorMeta
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def results(network: nn.Module, inputs: tuple[Tensor, ...], seed: int = 0) -> tuple[Tensor, ...]:

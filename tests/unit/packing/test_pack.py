@@ -17,13 +17,10 @@ from workers.packing import command
 from workers.packing.examples import example_inputs
 from workers.packing.mistakes import Mistake
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETWORKS = "tests.unit.packing.networks"
 IMAGE = ("--example", "1,8,8")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Pack:
